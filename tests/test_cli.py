@@ -1,0 +1,215 @@
+"The command line: every wrong input gets one sentence on stderr and an exit code, and nothing is lost."
+import os
+import subprocess
+import sys
+
+import pytest
+
+from brainlab.cli.main import main
+
+
+@pytest.fixture
+def said(capsys):
+    "Run the command line in this process: exit code and the one line on stderr"
+    def f(*argv):
+        code = main([str(a) for a in argv])
+        err = capsys.readouterr().err
+        assert code != 0, f"{argv} was accepted"
+        assert len(err.splitlines()) == 1 and err.startswith("brainlab: "), err
+        return code, err
+    return f
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    "Shards of a few Korean and English lines"
+    from brainlab.text.shards import prepare
+    home = tmp_path_factory.mktemp("prepared")
+    (home/"a.txt").write_text("\n\n".join(f"옛날 옛적에 호랑이 {i}마리가 살았습니다. Once there were {i} tigers." for i in range(60)), encoding="utf-8")
+    return prepare(home/"a.txt", home/"shards", tokenizer="bytes", seed=1, val_fraction=.2), home/"shards"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    "An untrained tiny model with a tokenizer beside it"
+    import brainlab
+    from brainlab.text.tokenizer import BrainTokenizer
+    home, tok = tmp_path_factory.mktemp("model")/"m", BrainTokenizer.bytes_only()
+    model = brainlab.build("braingpt", preset="tiny", vocab_size=tok.vocab_size)
+    model.save_pretrained(home)
+    tok.save(home)
+    from brainlab.core.files import write_manifest
+    write_manifest(home)
+    return home
+
+
+# What works
+
+def test_no_arguments_prints_help(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(v in out for v in ("demo", "doctor", "generate", "lab", "run", "data", "bench", "docs"))
+
+
+@pytest.mark.parametrize("verb", ["demo", "doctor", "generate", "lab", "run", "data", "bench", "docs"])
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as e: main([verb, "--help"])
+    assert e.value.code == 0 and "usage: brainlab " + verb in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy(root):
+    code = "import sys; from brainlab.cli.main import main; main([]); print([m for m in ('torch', 'numpy', 'plotly', 'papermill', 'IPython', 'nbdev') if m in sys.modules])"
+    r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=60)
+    assert r.stdout.splitlines()[-1] == "[]", r.stdout + r.stderr
+
+
+def test_doctor(capsys):
+    import json
+    assert main(["doctor", "--json"]) == 0
+    found = {f["name"]: f for f in json.loads(capsys.readouterr().out)}
+    assert {"python", "torch", "cpu", "memory", "cuda", "triton", "compiler", "faiss", "chromium", "quarto", "fonts", "settings", "disk"} <= set(found)
+
+
+def test_doctor_on_a_terminal_without_unicode(root):
+    r = subprocess.run([sys.executable, "-c", "import sys; from brainlab.cli.main import main; sys.exit(main(['doctor']))"], cwd=root, capture_output=True,
+                       env=os.environ | dict(PYTHONIOENCODING="ascii", PYTHONUTF8="0"), timeout=120)
+    assert r.returncode == 0, r.stderr
+
+
+def test_data_list(capsys):
+    assert main(["data", "list"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0].startswith("embedded") and all(len(r.split()) > 3 for r in rows)
+
+
+def test_generate_whole_syllables_and_repeatable(checkpoint, capsys):
+    texts = []
+    for seed in (3, 3, 4):
+        assert main(["generate", str(checkpoint), "옛날", "--max-new-tokens", "12", "--seed", str(seed)]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] and texts[0].startswith("옛날")
+    assert texts[0] != texts[2]
+
+
+# Wrong verbs, options, settings
+
+def test_unknown_verb(said): assert said("generat", "x", "y") == (2, "brainlab: Unknown verb 'generat'; did you mean 'generate'?\n")
+
+
+@pytest.mark.parametrize("argv, words", [(["demo", "--minutes", "soon"], "soon"), (["bench", "C99"], "Unknown suite or goal"), (["bench"], "--list"), (["data"], "data list"),
+                                         (["generate"], "required"), (["doctor", "--yaml"], "--yaml"), (["lab", "--port", "99999"], "does not exist")])
+def test_wrong_options(said, argv, words):
+    code, err = said(*argv)
+    assert code == 2 and words in err
+
+
+def test_unknown_setting(said, tmp_path, monkeypatch):
+    (tmp_path/"settings.ini").write_text("[brainlab]\ndevise = cpu\n")
+    monkeypatch.chdir(tmp_path)
+    code, err = said("data", "list")
+    assert code == 2 and "devise" in err and "did you mean 'device'?" in err and "settings.ini" in err
+
+
+def test_setting_of_the_wrong_kind(said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BRAINLAB_SEED", "seven")
+    code, err = said("data", "list")
+    assert code == 2 and "seven" in err and "int" in err
+
+
+# Wrong data
+
+@pytest.mark.parametrize("name, content", [("empty.txt", b""), ("blank.txt", b" \n\n \n"), ("binary.txt", bytes(range(256)) * 40), ("nul.txt", b"a\0b" * 100), ("empty.jsonl", b""), ("broken.jsonl", b"{not json\n" * 20)])
+def test_unusable_source(said, tmp_path, name, content):
+    (tmp_path/name).write_bytes(content)
+    _, err = said("data", "prepare", tmp_path/name, tmp_path/"out", "--tokenizer", "bytes")
+    assert name in err
+    left = {p.name for p in tmp_path.iterdir()} - {".out.lock"}  # a lock's file stays: removing it would race with the next one
+    assert left == {name}, "something half-made was left behind"
+    assert (tmp_path/name).read_bytes() == content
+
+
+def test_missing_source(said, tmp_path):
+    _, err = said("data", "prepare", tmp_path/"nowhere.txt", tmp_path/"out")
+    assert "nowhere.txt" in err and not (tmp_path/"out").exists()
+
+
+def test_target_exists(said, prepared, tmp_path):
+    out = tmp_path/"out"
+    out.mkdir()
+    (out/"mine.txt").write_text("keep me")
+    _, err = said("data", "prepare", "embedded", out, "--tokenizer", "bytes")
+    assert "out" in err and (out/"mine.txt").read_text() == "keep me"
+
+
+def test_shards_of_another_tokenizer(prepared, tmp_path):
+    from brainlab.core.errors import BrainlabError
+    from brainlab.text.shards import Shards
+    from brainlab.text.tokenizer import BrainTokenizer
+    with pytest.raises(BrainlabError) as e: Shards.open(prepared[1], tokenizer=BrainTokenizer())
+    assert len(str(e.value).splitlines()) == 1 and "tokenizer" in str(e.value)
+
+
+# Wrong checkpoints and prompts
+
+def test_missing_checkpoint(said, tmp_path):
+    _, err = said("generate", tmp_path/"nothing", "안녕")
+    assert "nothing" in err
+
+
+def test_folder_without_checkpoint(said, tmp_path):
+    (tmp_path/"run").mkdir()
+    _, err = said("generate", tmp_path/"run", "안녕")
+    assert "run" in err
+
+
+@pytest.mark.parametrize("name, spoil", [("model.safetensors", lambda b: b[:-100]), ("model.safetensors", lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:]), ("config.json", lambda b: b"{")])
+def test_damaged_checkpoint(said, checkpoint, tmp_path, name, spoil):
+    import shutil
+    shutil.copytree(checkpoint, tmp_path/"m")
+    f = tmp_path/"m"/name
+    f.write_bytes(spoil(f.read_bytes()))
+    _, err = said("generate", tmp_path/"m", "안녕")
+    assert name in err
+
+
+def test_prompt_longer_than_context(said, checkpoint):
+    code, err = said("generate", checkpoint, "가나다라마바사 " * 2000)
+    assert code == 2 and "context" in err and "shorten" in err
+
+
+@pytest.mark.parametrize("argv, words", [(["  "], "empty"), (["a", "--temperature", "-1"], "temperature"), (["a", "--top-k", "0"], "top_k"), (["a", "--max-new-tokens", "-2"], "max_new_tokens"),
+                                         (["a", "--top-p", "1.5"], "top_p"), (["a", "--exit-threshold", "2"], "exit threshold"), (["a", "--temperature", "nan"], "temperature")])
+def test_wrong_generation_values(said, checkpoint, argv, words):
+    code, err = said("generate", checkpoint, *argv)
+    assert code == 2 and words in err
+
+
+# Wrong runs
+
+@pytest.mark.parametrize("argv", [["-p", "widht", "3"], ["-p", "steps; import os", "3"], ["-p", "__import__", "3"]])
+def test_unknown_parameter(said, root, tmp_path, monkeypatch, argv):
+    monkeypatch.setenv("BRAINLAB_CHECKPOINTS_DIR", str(tmp_path))
+    _, err = said("run", root/"nbs"/"runs"/"train.ipynb", tmp_path/"out.ipynb", *argv)
+    assert argv[1].split(";")[0] in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_notebook(said, tmp_path):
+    _, err = said("run", tmp_path/"none.ipynb", tmp_path/"out.ipynb")
+    assert "none.ipynb" in err and not (tmp_path/"out.ipynb").exists()
+
+
+# Interruption
+
+def test_interrupt(monkeypatch):
+    from brainlab.cli import doctor
+    def stop(args): raise KeyboardInterrupt
+    monkeypatch.setattr(doctor, "run", stop)
+    assert main(["doctor"]) == 130
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    from brainlab.cli import doctor
+    monkeypatch.setattr(doctor, "run", lambda args: 1 / 0)
+    with pytest.raises(ZeroDivisionError): main(["doctor"])
