@@ -23,7 +23,7 @@ def __getattr__(name):
     if name == "build": return import_module("brainlab.models").build
     raise AttributeError(f"module 'brainlab' has no attribute '{name}'")
 
-# %% ../nbs/brainlab.ipynb #078be709
+# %% ../nbs/brainlab.ipynb #0ea89094
 def load(
     path, # a model folder (config.json inside) or a run folder (checkpoints inside)
 ):        # the model, in evaluation mode, with `.tokenizer` (or None)
@@ -34,7 +34,7 @@ def load(
     if not path.exists(): raise BrainlabError(f"There is no checkpoint at '{path}'; give a model folder or a run folder.")
     if not (path/"config.json").is_file():
         from brainlab.training.checkpoint import latest
-        path = latest(path)
+        if (path := latest(run := path)) is None: raise BrainlabError(f"'{run}' holds neither a model nor a checkpoint; give a model folder or a run folder.")
     name, _ = read_config(path)
     model = import_module("brainlab.models").model_class(name).from_pretrained(path)
     if (path/"tokenizer.json").is_file():

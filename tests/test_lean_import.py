@@ -6,7 +6,6 @@ environment that runs the tests is reachable from it, as the first test proves. 
 downloaded, and the 6 GB of torch are not copied."""
 import os
 import subprocess
-import sys
 import textwrap
 import venv
 from importlib import metadata

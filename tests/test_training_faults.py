@@ -386,8 +386,8 @@ def test_another_run_is_refused(what, two):
 
 def test_worker_count_is_refused_and_override_allows(two):
     loader = ToyLoader(4, 8)
-    loader.workers = 2
-    with pytest.raises(BrainlabError, match="loader workers = 1, this run has 2"): make(two, loader=loader, steps=2*EVERY).resume(two)
+    loader.world = 2
+    with pytest.raises(BrainlabError, match="loader world = 1, this run has 2"): make(two, loader=loader, steps=2*EVERY).resume(two)
     assert make(two, loader=loader, steps=2*EVERY).resume(two, override=("loader",)) == 2*EVERY
 
 

@@ -53,7 +53,7 @@ def resolve(
     if not p.exists(): raise BrainlabError(f"Source '{source}' is not on this machine: '{p}' does not exist; get it from {rows[source].get('home', 'its home')} and put it there.")
     return str(p)
 
-# %% ../../nbs/cli/data.ipynb #cfb02d4e
+# %% ../../nbs/cli/data.ipynb #02d9b153
 def add(subparsers):
     "Declare `brainlab data`"
     p = subparsers.add_parser("data", help="list corpora, prepare one", description="List the known corpora, or turn one into shards.")
@@ -85,5 +85,5 @@ def _prepare(args):
     from brainlab.text.shards import prepare
     s = settings()
     shards = prepare(resolve(args.source, registry(), s.data_dir), args.out, tokenizer=args.tokenizer, seed=s.seed if args.seed is None else args.seed, val_fraction=args.val_fraction)
-    rows = [f"{split}: {shards.n_tokens(split):,} tokens, {shards.n_bytes(split):,} bytes" for split in ("train", "val")]
+    rows = [f"{split}: {shards.n_tokens(split):,} tokens, {shards.n_bytes(split):,} bytes" for split in ("train", "valid")]
     print(f"{args.out}: {'; '.join(rows)}; vocabulary {shards.vocab_size:,}.")

@@ -8,15 +8,14 @@ Docs: https://brainlab.github.io/brainlab/cli/demo.html.md"""
 __all__ = ['PROMPTS', 'SWITCHES', 'Plan', 'prepare', 'train', 'validations', 'at_tokens', 'greedy', 'speeds', 'Row', 'measure',
            'table', 'verdict', 'continuations', 'add', 'plan_of', 'run']
 
-# %% ../../nbs/cli/demo.ipynb #ea76fb7c
-import html, json, sys
+# %% ../../nbs/cli/demo.ipynb #2a46caff
 from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../../nbs/cli/demo.ipynb #632a38af
 from ..core.errors import BrainlabError, UsageError
 
-# %% ../../nbs/cli/demo.ipynb #80822185
+# %% ../../nbs/cli/demo.ipynb #844f0def
 PROMPTS = ("어느 봄날 오후였다.", "It was a spring afternoon.")
 SWITCHES = ("columns", "inhibition", "homeostasis", "early_exit")
 
@@ -30,19 +29,17 @@ class Plan:
 
     def parameters(self, name) -> dict:
         "Parameters of the training notebook for \"sparse\" or \"dense\""
-        size = dict(preset="tiny", steps=6, batch=2, length=32) if self.smoke else dict(preset="demo", steps=0, minutes=self.minutes)
+        size = dict(smoke=True) if self.smoke else dict(preset="demo", minutes=self.minutes, eval_every=25)
         off = {} if name == "sparse" else dict(without=list(SWITCHES))
         return dict(run_dir=str(self.out/name), model="braingpt", data=str(self.out/"data"), seed=self.seed, **size, **off)
 
-# %% ../../nbs/cli/demo.ipynb #16635797
+# %% ../../nbs/cli/demo.ipynb #16076e2d
 def prepare(
     plan: Plan,
-):
+): # the shards
     "The embedded corpus as shards; an earlier preparation is verified and used"
     from brainlab.text import shards
-    data = plan.out/"data"
-    if data.exists(): return shards.Shards.open(data)
-    return shards.prepare("embedded", data, tokenizer="train:512" if plan.smoke else "train:2048", seed=plan.seed)
+    return shards.prepare("embedded", plan.out/"data", "train:512" if plan.smoke else "train:2048", plan.seed)
 
 def train(
     plan: Plan,
@@ -159,7 +156,7 @@ def continuations(
     def text(m, p): return "".join(stream_text(m, p, n, temperature=.7, top_k=40, seed=seed))
     return [(p, name, text(m, p)) for p in PROMPTS for name, m in models.items()]
 
-# %% ../../nbs/cli/demo.ipynb #aa306f33
+# %% ../../nbs/cli/demo.ipynb #1cccc3de
 def add(subparsers):
     "Declare `brainlab demo`"
     p = subparsers.add_parser("demo", help="train a sparse model and its dense twin, and compare them", description="Train, generate, measure: a sparse model beside its dense twin.")
@@ -195,4 +192,4 @@ def run(args):
     texts = continuations(models, 12 if plan.smoke else 60, plan.seed)
     for prompt, name, text in texts: tell(f"[{name}] {prompt}{text}\n")
     tell(table(rows) + "\n\n" + verdict(*rows))
-    tell(f"\nreport: {write_report(plan, runs, rows, texts)}\nruns:   {plan.out}\ngo on:  brainlab generate {plan.out/'sparse'} \"{PROMPTS[0]}\"")
+    tell(f"\nruns:   {plan.out}\ngo on:  brainlab generate {plan.out/'sparse'} \"{PROMPTS[0]}\"")

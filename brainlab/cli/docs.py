@@ -120,7 +120,7 @@ def active_content(
                 found += [(i, m[0][:40]) for t in _readings("".join(data)) for p in _active if (m := re.search(p, t, re.I))]
     return found
 
-# %% ../../nbs/cli/docs.ipynb #2e460963
+# %% ../../nbs/cli/docs.ipynb #8a66f119
 def process(
     root: Path,          # the checkout
     target: Path,        # an empty folder
@@ -137,8 +137,7 @@ def process(
 
 def _reason(said):
     "What nbdev says about the cell that failed, or its last words"
-    told = re.findall(r"Error(?: in notebook: .*)? in cell \d+ :.*?\n\w+(?:Error|Exception|Failed)?: .*", said, re.S)
-    return " ".join((told[-1] if told else said)[-600:].split())
+    return " ".join(said.rpartition("Error in notebook: ")[2][-600:].split())
 
 def page_text(
     nb: dict, # a processed page

@@ -7,8 +7,9 @@ Docs: https://brainlab.github.io/brainlab/models/gpt.html.md"""
 # %% auto #0
 __all__ = ['GPTConfig', 'Block', 'GPT']
 
-# %% ../../nbs/models/gpt.ipynb #7769fe6e
+# %% ../../nbs/models/gpt.ipynb #2f71dca0
 from dataclasses import dataclass
+from functools import partial
 
 # %% ../../nbs/models/gpt.ipynb #56a858a1
 import torch
@@ -63,7 +64,7 @@ class Block(nn.Module):
     def forward(self, x): # [b t d]
         return self.run(x, self.attn)
 
-# %% ../../nbs/models/gpt.ipynb #2d360f67
+# %% ../../nbs/models/gpt.ipynb #6be5452a
 class GPT(BrainModel):
     "Dense causal transformer"
     name, config_class = "gpt", GPTConfig
@@ -89,7 +90,7 @@ class GPT(BrainModel):
     def prefill(self, tokens, state) -> ModelOutput: # [b t] -> logits [b v] after the last token
         "Read a prompt into the state"
         h = self.embed(self.check_tokens(tokens))
-        for block, s in zip(self.blocks, state.layers): h = block.run(h, lambda x: block.attn.extend(x, s))
+        for block, s in zip(self.blocks, state.layers): h = block.run(h, partial(block.attn.extend, state=s))
         state.position += tokens.shape[1]
         return ModelOutput(self.head(self.norm(h[:, -1])))
 

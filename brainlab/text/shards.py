@@ -150,7 +150,7 @@ def verify(self: Shards):
         if top >= self.vocab_size: raise BrainlabError(f"'{self.folder/row['file']}' holds token id {top}, but the vocabulary has {self.vocab_size}; prepare the data again.")
     if sha256(self.folder/"tokenizer.json") != self.tokenizer_hash: raise BrainlabError(f"'{self.folder/'tokenizer.json'}' is not the tokenizer the shards were made with (SHA-256 differs); prepare the data again.")
 
-# %% ../../nbs/text/shards.ipynb #77a3e472
+# %% ../../nbs/text/shards.ipynb #0389c1fb
 def _position(doc, seed): return int.from_bytes(hashlib.blake2b(doc.encode(), digest_size=8, key=seed.to_bytes(8, "little", signed=True)).digest(), "big") / 2**64
 
 def split_by_hash(
@@ -160,7 +160,7 @@ def split_by_hash(
 ) -> dict:                     # split -> iterator of str
     "Divide documents by a hash of their text"
     low, high, n = 1., 0., 0
-    for n, doc in enumerate(read(), 1): low, high = min(low, spot := _position(doc, seed)), max(high, spot)
+    for doc in read(): n, low, high = n + 1, min(low, spot := _position(doc, seed)), max(high, spot)
     if low >= high: raise BrainlabError(f"Found {n} document{'s' * (n != 1)}, not two different ones; a split into training and validation needs at least two.")
     def is_valid(doc): return (spot := _position(doc, seed)) == low or (spot < val_fraction and spot != high)
     return dict(train=(o for o in read() if not is_valid(o)), valid=(o for o in read() if is_valid(o)))

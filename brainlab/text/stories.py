@@ -338,7 +338,7 @@ def rescue(s):
     _glad(s, a)
     s.ask(f"누가 {x.ko:을} 구했을까?", f"Who saved the {x.en}?", a)
 
-# %% ../../nbs/text/stories.ipynb #71c5e345
+# %% ../../nbs/text/stories.ipynb #3a367131
 _guards = _words("울타리를 세웠다|put up a fence\n허수아비를 만들었다|made a scarecrow\n그물을 쳤다|spread a net")
 
 def garden(s):
@@ -350,15 +350,15 @@ def garden(s):
     _opening(s, ("spring",))
     s.event("plant", a, crop)
     s.say((f"{a.ko:은} 마당에 {crop.ko} 씨를 심었다.", f"{a.en} planted {crop.en} seeds in the yard."))
-    if d.coin(): s.say((f"오랫동안 비가 오지 않아서 {a.ko:은} 날마다 {s.there.ko}에서 물을 길어 왔다.", f"It did not rain for a long time, so every day {a.en} carried water from {s.there.en}."))
-    else: s.say(("비가 알맞게 내려 싹이 쑥쑥 자랐다.", f"Rain fell at the right time, and the sprouts grew fast."))
+    if d.coin(): s.say((f"오랫동안 비가 오지 않아서 {a.ko:은} 날마다 강가에서 물을 길어 왔다.", f"It did not rain for a long time, so every day {a.en} carried water from the riverside."))
+    else: s.say(("비가 알맞게 내려 싹이 쑥쑥 자랐다.", "Rain fell at the right time, and the sprouts grew fast."))
     s.event("steal", x, crop)
     s.say((f"그런데 밤마다 {x.ko:이} 와서 잎을 뜯어 먹었다.", f"But every night {x.en:a} came and nibbled the leaves."))
     guard = d.one(*_guards)
     s.say((f"{a.ko:은} 며칠 동안 애써 {guard.ko}.", f"{a.en} worked for days and {guard.en}."))
     s.speak(a, ("이제 괜찮겠지.", "That should do."), ("너도 배가 고팠구나.", "You were hungry, too."))
     s.event("harvest", a, crop, n)
-    got, gave, left = count(n, crop), count(k, crop), count(n - k, crop)
+    got, left = count(n, crop), count(n - k, crop)
     s.say((f"마침내 {got.ko:을} 거두었다.", f"At last {a.en} picked {got.en}."))
     s.event("share", a, b, crop, k)
     s.say((f"{a.ko:은} 그 가운데 {_counts[k]} 개를 {b.ko}에게 나누어 주었다.", f"{a.en} shared {_numbers[k]} of them with {b.en}."))

@@ -14,11 +14,11 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
-# %% ../../nbs/text/tokenizer.ipynb #a2a9d27f
+# %% ../../nbs/text/tokenizer.ipynb #8f2b40ee
 from fastcore.basics import patch
 from ..core.errors import BrainlabError, UsageError, unknown
 from ..core.files import atomic_write, read_json
-from .languages import LANGUAGES, detect_language, marker, spans
+from .languages import LANGUAGES, detect_language as _detect, marker, spans
 from .sources import corpora
 
 # %% ../../nbs/text/tokenizer.ipynb #70bd0121
@@ -95,7 +95,7 @@ def bytes_only(cls: BrainTokenizer, languages: tuple = LANGUAGES) -> BrainTokeni
     "A tokenizer without merges: ids 0-255 are the bytes of the text"
     return cls(_document([], _all_specials(languages)))
 
-# %% ../../nbs/text/tokenizer.ipynb #a6de9fd3
+# %% ../../nbs/text/tokenizer.ipynb #06f6dfe5
 def _unicode(text):
     "Refuse what is no Unicode text, with one sentence"
     if not isinstance(text, str): raise UsageError(f"Expected text, found {type(text).__name__}; decode bytes with .decode('utf-8') first.")
@@ -130,14 +130,14 @@ def encode(self: BrainTokenizer,
 @patch
 def _encode_spans(self: BrainTokenizer, text):
     "Ids with a marker before each span of a mixed text, or before the whole of another"
-    lang = detect_language(text)
+    lang = _detect(text)
     parts = spans(text) if lang == "mixed" else [(0, len(text), lang)]
     return [i for a, b, o in parts for i in ([self.specials[f"<|{o}|>"]] if f"<|{o}|>" in self.specials else []) + self._plain(text[a:b])]
 
 @patch
 def detect_language(self: BrainTokenizer, text: str) -> str:
     "The language of a text: `ko`, `en`, ..., `mixed` or `und`"
-    return detect_language(text)
+    return _detect(text)
 
 @patch
 def encode_batch(self: BrainTokenizer, texts: list) -> list[list[int]]:
@@ -185,7 +185,7 @@ def _merges(texts, size):
     rust.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, min_frequency=2, show_progress=False, initial_alphabet=sorted(_byte)))
     return [tuple(o) if isinstance(o, list) else tuple(o.split(" ")) for o in json.loads(rust.to_str())["model"]["merges"]]
 
-# %% ../../nbs/text/tokenizer.ipynb #b43b6241
+# %% ../../nbs/text/tokenizer.ipynb #b90a3c6d
 @patch
 def offsets(self: BrainTokenizer,
     text: str,
@@ -193,7 +193,7 @@ def offsets(self: BrainTokenizer,
     "Ids with the place of each in the text; the parts of one character share its place"
     found = self._rust.encode(_unicode(text), add_special_tokens=False)
     ends, following = [], len(text) # a decomposed syllable reaches to where the next character starts
-    for (start, end), after in zip(reversed(found.offsets), [(len(text), 0), *reversed(found.offsets)]):
+    for (_, end), after in zip(reversed(found.offsets), [(len(text), 0), *reversed(found.offsets)]):
         if after[0] >= end: following = after[0]
         ends.append(following)
     return found.ids, [(start, end) for (start, _), end in zip(found.offsets, reversed(ends))]

@@ -213,7 +213,7 @@ class Stop(Callback):
     def cleanup(self, trainer):
         while self.old: signal.signal(*self.old.popitem())
 
-# %% ../../nbs/training/callbacks.ipynb #b3a83b75
+# %% ../../nbs/training/callbacks.ipynb #7e6fc726
 def probe_text(tokenizer, text: str, longest: int = 48): # ids, labels
     "Token ids of a probe text and the piece of text each stands for (from offsets, so Hangul stays readable)"
     ids, offsets = tokenizer.offsets(text)
@@ -226,7 +226,7 @@ class ProbeRecorder(Callback):
         run_dir,      # folder of the run
         tokens,       # ids of the probe text [t]
         labels=None,  # what each token is called; default: its id
-        every=100,    # steps between recordings
+        every=0,      # steps between recordings; 0: as often as validation
         patterns=("*gate", "exits.*"), # probes to record
         keep=200,     # most recordings to keep
     ):
@@ -239,7 +239,7 @@ class ProbeRecorder(Callback):
         if trainer.step == 0: self.record(trainer)
 
     def after_step(self, trainer):
-        if trainer.step % self.every == 0: self.record(trainer)
+        if trainer.step % (self.every or trainer.config.eval_every or 100) == 0: self.record(trainer)
 
     def files(self):
         "Recordings so far, oldest first"
@@ -248,12 +248,20 @@ class ProbeRecorder(Callback):
     def record(self, trainer):
         "Store one recording, if the model has such probes"
         if not self.tokens or not probes(trainer.model, *self.patterns): return
-        with untouched(trainer.model) as model, record(model, *self.patterns) as rec: model(torch.tensor([self.tokens], device=trainer.device))
+        tokens = torch.tensor([self.tokens], device=trainer.device)
+        with untouched(trainer.model) as model:
+            with record(model, *self.patterns) as rec: model(tokens)
+            if "early_exit" in model.mechanisms():
+                with record(model, "exits.*") as early: model(tokens, exit_threshold=model.config.exit_threshold)
+                rec.tensors |= early.tensors
         rec.metadata = {"step": trainer.step, "tokens": self.tokens, "labels": self.labels}
         rec.save(self.dir/f"step-{trainer.step:06d}.safetensors")
+        self.thin()
+
+    def thin(self):
+        "Remove every second recording when there are too many"
         files = self.files()
-        if len(files) > self.keep:
-            for f in files[1:-1:2]: f.unlink()
+        for f in files[1:-1:2] if len(files) > self.keep else []: f.unlink()
 
 # %% ../../nbs/training/callbacks.ipynb #c76f3a76
 class SpikeGuard(Callback):

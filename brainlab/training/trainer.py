@@ -268,7 +268,7 @@ def skip(self: Trainer):
     raise BrainlabError(f"{self.in_a_row} steps in a row were skipped, the last (step {self.step}) because {self.reason}; "
                         "the weights are those of the last good step. Lower lr, lengthen warmup or check the data.")
 
-# %% ../../nbs/training/trainer.ipynb #e4797ff3
+# %% ../../nbs/training/trainer.ipynb #eff9fe84
 _FREE = {"eval_every", "save_every", "max_skips"}
 
 @patch
@@ -278,7 +278,7 @@ def identity(self: Trainer) -> dict: # group -> value or fields
     config = {k: v for k, v in asdict(self.config).items() if k not in _FREE} | {"precision": self.precision}
     model = {"name": getattr(self.model, "name", ""), **self.model.config.to_dict()}
     return {"data": getattr(source, "hash", None), "tokenizer": getattr(source, "tokenizer_hash", None), "model": model, "training": config,
-            "loader": {"seed": getattr(self.loader, "seed", None), "workers": getattr(self.loader, "workers", 1)}}
+            "loader": {"seed": getattr(self.loader, "seed", None), "world": getattr(self.loader, "world", 1)}}
 
 @patch
 def state_dict(self: Trainer) -> dict:

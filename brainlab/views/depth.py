@@ -47,7 +47,7 @@ def shorten(label: str, most: int = 24) -> str:
     "A label of at most `most` characters"
     return label if len(label) <= most else label[:most-1] + "…"
 
-# %% ../../nbs/views/depth.ipynb #cf8a6413
+# %% ../../nbs/views/depth.ipynb #3a20e1b5
 def depth_figure(
     depth,               # layers used [t]
     labels: list = (),   # one per token
@@ -61,10 +61,11 @@ def depth_figure(
     names = [shorten(str(o)) for o in list(labels)[:len(depth)]] + [str(i) for i in range(len(labels), len(depth))]
     top = n_layer or int(max(np.nanmax(depth, initial=1), 1))
     starts, sizes, lines = tiles(names)
+    rows = max(int(lines.max()), 1) # one line leaves room for the colour bar
     bar = go.Bar(orientation="h", base=starts, x=sizes-.25, y=lines, width=.84, text=[safe(o) for o in names], textposition="inside", insidetextanchor="middle", textangle=0, constraintext="none",
         marker=_paint(depth, top), textfont=dict(size=13, color=[_ink(o, top) for o in depth]), hovertext=_hover(names, depth, top, confidence), hovertemplate="%{hovertext}<extra></extra>")
-    return figure(bar, title=title or say("exit depth by token"), height=96 + 32*(int(lines.max())+1), barmode="overlay", margin_b=16, showlegend=False, uirevision="depth",
-        xaxis=dict(visible=False, range=[0, 72]), yaxis=dict(visible=False, range=[lines.max()+.5, -.5]))
+    return figure(bar, title=title or say("exit depth by token"), height=96 + 32*(rows+1), barmode="overlay", margin_b=16, showlegend=False, uirevision="depth",
+        xaxis=dict(visible=False, range=[0, 72]), yaxis=dict(visible=False, range=[rows+.5, -.5]))
 
 def _depths(depth):
     "Depths as an array [t]"
@@ -75,7 +76,7 @@ def _depths(depth):
 
 def _paint(depth, top):
     "Colours of the tiles"
-    bar = dict(title=dict(text=say("layers used"), font_size=12), thickness=12, outlinewidth=0, tickmode="auto", nticks=min(top, 6)+1, tickformat="d")
+    bar = dict(title=dict(text=say("layers used"), font_size=12), thickness=12, outlinewidth=0, tickvals=sorted({1, (top+1)//2, top}))
     return dict(color=depth, colorscale=sequential("depth"), cmin=0, cmax=top, colorbar=bar, showscale=True, line=dict(color=tone("grid"), width=1))
 
 def _ink(depth, top):
@@ -109,13 +110,13 @@ def depth_histogram(
     return figure(bars, title=say("how deep tokens go"), height=250, shapes=[rule], annotations=[note], bargap=.3, uirevision="histogram", margin_t=64,
         xaxis=dict(title_text=say("layers used"), dtick=max(1, top//12), range=[.4, top+.6], showgrid=False), yaxis=dict(title_text=say("tokens"), rangemode="tozero", nticks=5))
 
-# %% ../../nbs/views/depth.ipynb #ee470e4d
+# %% ../../nbs/views/depth.ipynb #8c274b07
 class DepthView(RecordedView):
     "Text coloured by exit depth, with a slider for the threshold; for a model, a recording or a run's folder"
-    patterns = ("exits.*",)
+    patterns, rereads = ("exits.*",), True
 
     def __init__(self, source, threshold: float = .9, **kwargs):
-        self.threshold = W.FloatSlider(value=threshold, min=0, max=1, step=.01, description=say("threshold"), continuous_update=False, layout=W.Layout(width="360px"))
+        self.threshold = W.FloatSlider(value=threshold, min=.01, max=1, step=.01, description=say("threshold"), continuous_update=False, layout=W.Layout(width="360px"))
         super().__init__(source, controls=[self.threshold], **kwargs)
 
     def _read(self, rec):
@@ -125,7 +126,7 @@ class DepthView(RecordedView):
             raise BrainlabError(f"The recording has no exits (exits.confidence or exits.depth); it has: {', '.join(rec.names()) or 'nothing'}.")
         self.threshold.disabled = confidence is None
         n_layer = rec.metadata.get("n_layer") or (confidence.shape[1]+1 if confidence is not None else None)
-        if confidence is None: return array(rec.cat("exits.depth")[0]), None, n_layer
+        if confidence is None or self._model(): return array(rec.cat("exits.depth")[0]), confidence, n_layer
         return depth_at(confidence, self.threshold.value, n_layer, rec.metadata.get("exit_layers")), confidence, n_layer
 
     def draw(self, rec) -> list:
@@ -133,6 +134,10 @@ class DepthView(RecordedView):
         if rec is None: return [empty("No recording yet.", 200), empty("", 200)]
         depth, confidence, n_layer = self._read(rec)
         return [depth_figure(depth, labels_of(rec, len(depth)), n_layer, confidence), depth_histogram(depth, n_layer)]
+
+    def options(self):
+        "The model stops at the slider's confidence"
+        return {"exit_threshold": self.threshold.value}
 
     def sentence(self, rec) -> str:
         "The mean depth"

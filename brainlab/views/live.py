@@ -129,22 +129,26 @@ def latest(rows: list) -> list:
         out.append(row)
     return out
 
-# %% ../../nbs/views/live.ipynb #40a4b5c5
+# %% ../../nbs/views/live.ipynb #9dbdd148
 def status(
     run_dir,             # folder of a run
     now=time.time,       # clock, seconds since 1970
     silence: float = 40, # seconds without heartbeat that are worth a remark
-) -> tuple:              # (state, sentence); states: unknown, running, silent, finished, failed
+) -> tuple:              # (state, sentence); states: unknown, running, silent, finished, stopped, failed
     "What a run is doing, in one sentence"
     path = Path(run_dir)/"status.json"
     try: s = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError: return "unknown", f"{Path(run_dir).name}: no status.json yet."
     except ValueError: return "unknown", f"{Path(run_dir).name}: status.json is being written."
-    state, where = str(s.get("state", "unknown")), f", step {s['step']}" if "step" in s else ""
+    state, where = str(s.get("state", "unknown")), _where(s)
     quiet = now() - float(s.get("heartbeat", 0))
     if state == "running" and quiet > silence: return "silent", f"{Path(run_dir).name}: running{where}, but no heartbeat for {_ago(quiet)}."
     why = f" ({s['error']})" if s.get("error") else ""
     return state, f"{Path(run_dir).name}: {state}{where}{why}."
+
+def _where(s):
+    "How far a run is"
+    return f", step {s['step']}" + (f" of {s['steps']}" if s.get("steps") else "") if "step" in s else ""
 
 def _ago(seconds):
     "A duration in the largest fitting unit"

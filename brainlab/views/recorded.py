@@ -17,16 +17,17 @@ from .live import Every, View, recordings, redraw
 from ..core.errors import BrainlabError
 import ipywidgets as W
 
-# %% ../../nbs/views/recorded.ipynb #8c841174
+# %% ../../nbs/views/recorded.ipynb #f068aca4
 def token_labels(
     text: str,      # what was encoded
     offsets: list,  # per token (start, end) in characters
 ) -> list:          # one label per token
     "Readable labels of tokens, also where a token is only a part of a character"
-    labels, seen = [], {}
+    labels, reached, nth = [], 0, 1
     for start, end in offsets:
-        nth = seen[start, end] = seen.get((start, end), 0) + 1
-        labels.append(shown(text[start:end]) + (_small(nth) if nth > 1 and end > start else ""))
+        nth = nth + 1 if start < min(reached, end) else 1
+        labels.append(shown(text[start:end]) + (_small(nth) if nth > 1 else ""))
+        reached = max(reached, end)
     return labels
 
 def shown(piece: str) -> str:
@@ -37,11 +38,12 @@ def _small(n):
     "A number in subscript digits"
     return str(n).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
-# %% ../../nbs/views/recorded.ipynb #b4a5ee32
+# %% ../../nbs/views/recorded.ipynb #30815b19
 def listen(
     model,             # with a tokenizer
     text: str,         # what it should read
     *patterns: str,    # probes, e.g. "blocks.*.columns.gate"
+    **options,         # for the model's forward, e.g. exit_threshold=.9
 ):                     # core.probe.Recording; its metadata holds text, labels and n_layer
     "Record a model while it reads `text`"
     import torch
@@ -50,8 +52,9 @@ def listen(
     was = model.training
     model.eval()
     try:
-        with torch.no_grad(), record(model, *patterns) as rec: model(torch.tensor([ids], device=next(model.parameters()).device))
+        with torch.no_grad(), record(model, *patterns) as rec: model(torch.tensor([ids], device=next(model.parameters()).device), **options)
     finally: model.train(was)
+    rec.tensors = {n: v for n, v in rec.tensors.items() if v} # probes this reading did not pass
     rec.metadata |= {"text": text, "labels": token_labels(text, offsets)} | _config(model, "n_layer")
     return rec
 
@@ -68,7 +71,7 @@ def _config(model, *names):
     "Those fields of the model's configuration that exist"
     return {n: getattr(model.config, n) for n in names if hasattr(model.config, n)}
 
-# %% ../../nbs/views/recorded.ipynb #484743f1
+# %% ../../nbs/views/recorded.ipynb #efe5d550
 def snapshots(source) -> dict:
     "Recordings by step: of a run's folder, of a file, or a recording itself"
     if not isinstance(source, (str, Path)): return {source.metadata.get("step", 0): source}
@@ -92,15 +95,16 @@ def labels_of(
     t: int,    # number of tokens recorded
 ) -> list:     # one per token; numbers where the recording has no labels
     "Token labels of a recording"
-    labels = [str(o) for o in rec.metadata.get("labels", [])][:t]
+    labels = [shown(str(o)) for o in rec.metadata.get("labels", [])][:t]
     return labels + [str(i) for i in range(len(labels), t)]
 
-# %% ../../nbs/views/recorded.ipynb #39f3ec51
+# %% ../../nbs/views/recorded.ipynb #3f45c0dc
 EXAMPLE = "뇌는 쓰는 만큼만 깨어 있다. The brain wakes only what it uses."
 
 class RecordedView(View):
     "A view of recordings: of typed text, of a file, or of a run's folder step by step"
     patterns = ("*",)  # probes to record from a model
+    rereads = False    # does a control of the subclass change what the model computes?
 
     def __init__(self,
         source,                   # model, recording, recording's file or run's folder
@@ -126,13 +130,13 @@ class RecordedView(View):
         "Connect the controls"
         self.typed.observe(lambda _: self.refresh(), "value")
         self.step.observe(lambda _: self._show(), "value")
-        for c in controls: c.observe(lambda _: self.redraw(), "value")
+        for c in controls: c.observe(lambda _: self.refresh() if self.rereads and self._model() else self.redraw(), "value")
 
     def refresh(self):
         "Read the text again, or look for new recordings"
         with self.telling():
             if not self._model(): return self._look()
-            self.rec = listen(self.source, self.typed.value, *self.patterns)
+            self.rec = listen(self.source, self.typed.value, *self.patterns, **self.options())
             self.redraw()
 
     def _look(self):
@@ -166,6 +170,10 @@ class RecordedView(View):
     def draw(self, rec) -> list:
         "Figures of a recording; of `None` before there is one"
         raise NotImplementedError(f"{type(self).__name__} has no draw(recording)")
+
+    def options(self) -> dict:
+        "Arguments for the model's forward"
+        return {}
 
     def sentence(self, rec) -> str:
         "One sentence about the recording"

@@ -39,8 +39,8 @@ def smooth(y, keep: float = 0.) -> np.ndarray:
         out[i] = mean/weight
     return out
 
-# %% ../../nbs/views/training.ipynb #7f7ec11e
-PANELS = (("loss", "training loss", (.52, 1.)), ("val_bpb", "bits per byte", (.26, .45)), ("tokens_per_second", "tokens/s", (0., .19)))
+# %% ../../nbs/views/training.ipynb #b6d48e6f
+PANELS = (("loss", "training loss", 2.4), ("val_bpb", "bits per byte", 1.), ("tokens_per_second", "tokens/s", 1.)) # column, label, share of the height
 
 def training_figure(
     runs,                 # metric rows, or {name: rows} to compare runs
@@ -52,7 +52,7 @@ def training_figure(
     runs = {k: latest(v) for k, v in (runs if isinstance(runs, dict) else {"": runs}).items()}
     traces = [t for i, (name, rows) in enumerate(runs.items()) for t in _traces(name, rows, i, len(runs) > 1, smoothing, x)]
     if not traces: return empty("No step has been recorded yet; the curves appear with the first line of metrics.jsonl.", 520)
-    return figure(*traces, title=say("training loss") + (f": {next(iter(runs))}" if len(runs) == 1 and "" not in runs else ""), height=520, **_layout(log, x, runs))
+    return figure(*traces, title=say("training loss") + (f": {next(iter(runs))}" if len(runs) == 1 and "" not in runs else ""), height=520, **_layout(log, x, runs, traces))
 
 def _traces(name, rows, i, many, smoothing, x):
     "The curves of one run"
@@ -60,7 +60,7 @@ def _traces(name, rows, i, many, smoothing, x):
         xs, ys = curve(rows, column, x)
         if not len(xs): continue
         style = line(i) if many else dict(color=(hue("surprise"), hue("surprise"), tone("muted"))[k], width=2)
-        common = dict(xaxis="x", yaxis=f"y{k+1}" if k else "y", legendgroup=name, name=safe(name) if many else say(label), hovertemplate=f"{safe(name)} %{{x}}: %{{y:.4g}}<extra></extra>")
+        common = dict(xaxis="x", yaxis=_axis(k), legendgroup=name, name=safe(name) if many else say(label), hovertemplate=f"{safe(name)} %{{x}}: %{{y:.4g}}<extra></extra>")
         soft = smoothing > 0 and column != "val_bpb"
         if soft: yield _scatter(xs, ys, style | dict(width=1), opacity=.3, showlegend=False, **common)
         yield _scatter(xs, smooth(ys, smoothing) if soft else ys, style, mode="lines+markers" if column == "val_bpb" else "lines", showlegend=many and column == "loss", **common)
@@ -79,11 +79,20 @@ def _lost(xs, ys, common):
     mark = dict(symbol="x", size=11, color=hue("surprise"))
     return go.Scatter(x=xs[at], y=[y], mode="markers+text", marker=mark, text=["  " + say("not a number")], textposition="middle right", showlegend=False, **(common | dict(hoverinfo="skip", hovertemplate=None)))
 
-def _layout(log, x, runs):
-    "Axes of the three panels"
-    axes = {f"yaxis{k+1 if k else ''}": dict(domain=dom, title_text=say(label), type="log" if log and k == 0 else "linear", rangemode="tozero" if k == 2 else "normal", nticks=4 if k else 6)
-            for k, (_, label, dom) in enumerate(PANELS)}
-    return axes | dict(xaxis=dict(title_text=say(x), anchor="y3"), uirevision=x, showlegend=len(runs) > 1, margin_t=76 if len(runs) > 1 else 48)
+def _layout(log, x, runs, traces):
+    "Axes of the panels that have a curve; the others take no room"
+    shown = [k for k in range(len(PANELS)) if any(t.yaxis == _axis(k) for t in traces)]
+    total, top, axes = sum(PANELS[k][2] for k in shown), 1., {}
+    for k in shown:
+        size = PANELS[k][2]/total
+        axes["yaxis" + _axis(k)[1:]] = dict(domain=[max(top - size + (.055 if k != shown[-1] else 0), 0), top], title_text=say(PANELS[k][1]), type="log" if log and k == 0 else "linear",
+            rangemode="tozero" if k == 2 else "normal", nticks=4 if k else 6)
+        top -= size
+    return axes | dict(xaxis=dict(title_text=say(x), anchor=_axis(shown[-1])), uirevision=x, showlegend=len(runs) > 1, margin_t=76 if len(runs) > 1 else 48)
+
+def _axis(k):
+    "plotly's name of the k-th panel's vertical axis"
+    return f"y{k+1}" if k else "y"
 
 # %% ../../nbs/views/training.ipynb #f9798a94
 class TrainingView(View):
