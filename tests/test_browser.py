@@ -15,7 +15,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 if CHROMIUM is None: pytest.skip("no Chromium on the PATH (apt-get install chromium)", allow_module_level=True)
 
 TOKEN = "browser-test-token"
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-dev-shm-usage"]
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
+         "--disable-dev-shm-usage"]
 CELLS = ['from brainlab.views.training import TrainingView\nTrainingView("runs")',
          'from brainlab.views.activation import ActivationView\nActivationView("runs/ko-tiny")',
          'from brainlab.views.depth import DepthView\nDepthView("runs/ko-tiny")']
@@ -50,11 +51,10 @@ def write_notebook(path):
 
 def wait_for_server(process, port, log):
     "Until the server answers"
+    ask = urllib.request.Request(f"http://127.0.0.1:{port}/api/status", headers={"Authorization": f"token {TOKEN}"})
     for _ in range(600):
         if process.poll() is not None: pytest.fail(log.read_text()[-2000:])
-        try:
-            urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/api/status", headers={"Authorization": f"token {TOKEN}"}), timeout=5).close()
-            return
+        try: return urllib.request.urlopen(ask, timeout=5).close()
         except (urllib.error.URLError, OSError): time.sleep(.1)
     pytest.fail("JupyterLab did not start within a minute")
 
@@ -73,7 +73,8 @@ def address(work):
     "A running JupyterLab that knows nothing of the user's settings"
     from brainlab.cli.lab import command, environment, free_port
     port, log = free_port(), work/"log"
-    own = {f"JUPYTER_{k}_DIR": str(work/k.lower()) for k in ("CONFIG", "DATA", "RUNTIME")} | dict(IPYTHONDIR=str(work/"ipython"), JUPYTERLAB_SETTINGS_DIR=str(work/"settings"))
+    folders = dict(JUPYTER_CONFIG_DIR="config", JUPYTER_DATA_DIR="data", JUPYTER_RUNTIME_DIR="runtime", IPYTHONDIR="ipython", JUPYTERLAB_SETTINGS_DIR="settings")
+    own = {k: str(work/v) for k, v in folders.items()}
     with open(log, "w") as out:
         p = subprocess.Popen([*command(work/"work", "views.ipynb", port, browser=False), "--LabApp.expose_app_in_browser=True"], cwd=work/"work",
                              env=environment(TOKEN) | own, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)

@@ -13,9 +13,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from brainlab.cli.main import main
 from brainlab.core.errors import BrainlabError, DeadKernel, IOFault, Locked, Timeout, UsageError
-from brainlab.core.files import read_json
+from brainlab.core.files import locked, read_json
 from brainlab.training.callbacks import read_metrics
-from brainlab.training.checkpoint import latest, locked
+from brainlab.training.checkpoint import latest
 from brainlab.training.runs import completed, parameters_of, read_notebook, run_notebook, typed_parameters
 
 _RUN = "import sys; from brainlab.cli.main import main; sys.exit(main(sys.argv[1:]))"

@@ -39,9 +39,11 @@ def fresh_each(
     "Time the sources in fresh interpreters, taking turns, after one untimed round that fills caches and writes .pyc files"
     return alternate({n: partial(fresh, c) for n, c in codes.items()}, rounds, warmup=1)
 
-# %% ../../nbs/bench/foundation.ipynb #8f710f88
+# %% ../../nbs/bench/foundation.ipynb #2fb0d641
 IMPORTS = dict(torch="import torch", brainlab="import brainlab; brainlab.build('gpt', preset='tiny')")
-WIDGET = "import brainlab; from plotly.graph_objects import FigureWidget; w = FigureWidget(data=[dict(type='heatmap', z=[[0, 1], [1, 0]])]); w._repr_mimebundle_()"
+WIDGET = """from brainlab.views.activation import activation_figure
+from plotly.graph_objects import FigureWidget
+FigureWidget(activation_figure([[0., 1.], [1., 0.]]))._repr_mimebundle_()"""
 
 def run(
     goals=None,      # names out of `GOALS`; None for all

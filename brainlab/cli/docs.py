@@ -120,7 +120,7 @@ def active_content(
                 found += [(i, m[0][:40]) for t in _readings("".join(data)) for p in _active if (m := re.search(p, t, re.I))]
     return found
 
-# %% ../../nbs/cli/docs.ipynb #8a66f119
+# %% ../../nbs/cli/docs.ipynb #3b3cd6e0
 def process(
     root: Path,          # the checkout
     target: Path,        # an empty folder
@@ -128,7 +128,7 @@ def process(
 ) -> Path:               # folder of the processed pages
     "Turn every notebook into the page Quarto would render"
     for name in ("nbs", "brainlab"): shutil.copytree(root/name, target/name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    for name in ("pyproject.toml", "README.md", "settings.ini", "LICENSE", "_quarto.yml"): shutil.copy(root/name, target/name)
+    for name in ("pyproject.toml", "README.md", "settings.ini", "_quarto.yml"): shutil.copy(root/name, target/name)
     env = os.environ | dict(PYTHONPATH=str(target), OMP_NUM_THREADS="1", PLOTLY_RENDERER="plotly_mimetype", IN_TEST="1")
     code = "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2, force=True)"
     r = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=target, env=env, capture_output=True, text=True, timeout=timeout)
@@ -166,7 +166,7 @@ def slugify(
     s = re.sub(r"[^\w\s.-]", "", s).strip()
     return re.sub(r"^[^a-z\u00a1-\uffff]+", "", re.sub(r"\s+", "-", s))
 
-# %% ../../nbs/cli/docs.ipynb #3fb3419b
+# %% ../../nbs/cli/docs.ipynb #6c640f46
 def links(
     text: str, # prose
 ) -> list:
@@ -188,7 +188,7 @@ def broken(
         target = name if not path else os.path.normpath(path if inside else os.path.join(os.path.dirname(name), path))
         page = re.sub(r"\.html(\.md)?$", ".ipynb", target)
         if inside and page in ("", "."): page = "index.ipynb"
-        if page not in all_pages and not (folder/target).is_file(): bad.append(f"'{name}' links to '{link}', which does not exist")
+        if page not in all_pages and (target.startswith("..") or not (folder/target).is_file()): bad.append(f"'{name}' links to '{link}', which does not exist")
         elif anchor and page in all_pages and anchor not in anchors(all_pages[page]): bad.append(f"'{name}' links to '{link}', but '{page}' has no anchor '{anchor}'")
     return bad
 

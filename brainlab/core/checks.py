@@ -14,9 +14,8 @@ __all__ = ['CheckFailed', 'check_causal', 'check_rows_independent', 'check_gradi
 import copy, dataclasses, subprocess, sys, tempfile
 from pathlib import Path
 
-# %% ../../nbs/core/checks.ipynb #56a858a1
+# %% ../../nbs/core/checks.ipynb #4d38f0a2
 import torch
-from torch import nn
 
 # %% ../../nbs/core/checks.ipynb #84c50d2d
 from .cost import cost

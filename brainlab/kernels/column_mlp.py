@@ -7,10 +7,9 @@ Docs: https://brainlab.github.io/brainlab/kernels/column_mlp.html.md"""
 # %% auto #0
 __all__ = ['direct_pairs', 'reference', 'direct', 'plan', 'grouped', 'column_mlp']
 
-# %% ../../nbs/kernels/column_mlp.ipynb #cb40609e
+# %% ../../nbs/kernels/column_mlp.ipynb #2923ba41
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 # %% ../../nbs/kernels/column_mlp.ipynb #43b72886
 def reference(

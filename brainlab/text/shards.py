@@ -8,7 +8,7 @@ Docs: https://brainlab.github.io/brainlab/text/shards.html.md"""
 __all__ = ['format_version', 'dtype_for', 'write_shards', 'Shards', 'split_by_hash', 'split_by_place', 'prepare']
 
 # %% ../../nbs/text/shards.ipynb #c17b0173
-import fcntl, hashlib, json, math, shutil
+import hashlib, json, math, shutil
 from collections import Counter
 from contextlib import contextmanager
 from functools import cached_property
@@ -17,8 +17,8 @@ from pathlib import Path
 # %% ../../nbs/text/shards.ipynb #38e7734e
 import numpy as np
 from fastcore.basics import patch
-from ..core.errors import BrainlabError, Locked, UsageError
-from ..core.files import atomic_dir, read_json, sha256
+from ..core.errors import BrainlabError, UsageError
+from ..core.files import atomic_dir, locked, read_json, sha256
 from .sources import documents, embedded, is_running_text, source_files
 from .tokenizer import BrainTokenizer
 
@@ -26,7 +26,9 @@ from .tokenizer import BrainTokenizer
 format_version = 1
 _batch_chars = 2_000_000 # text encoded at once
 
-def dtype_for(vocab_size: int): return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+def dtype_for(vocab_size: int):
+    "Smallest little-endian type that holds every id"
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 def _batches(docs, chars=_batch_chars):
     "Lists of documents of about `chars` characters"
@@ -214,10 +216,7 @@ def _fingerprint(source):
 @contextmanager
 def _alone(out):
     "Hold the lock of a folder, or stop with exit code 75"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with (out.parent/f".{out.name}.lock").open("w") as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: raise Locked(f"Another process is preparing '{out}'; wait for it or choose another folder.") from None
+    with locked(out.parent/f".{out.name}.lock", f"'{out}'"):
         for stale in out.parent.glob(f".{out.name}.*/"): shutil.rmtree(stale, ignore_errors=True) # left by a killed process
         yield
 

@@ -170,7 +170,9 @@ def _kind(path):
     end = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     return end if end in _readers else None
 
-def is_running_text(path) -> bool: return _kind(Path(path)) == ".txt" # one text in pieces, not separate documents
+def is_running_text(path) -> bool:
+    "Is this one text in pieces, and not separate documents?"
+    return _kind(Path(path)) == ".txt"
 
 def source_files(
     source, # a file or a folder

@@ -85,7 +85,9 @@ class BrainTokenizer:
     def __repr__(self): return f"BrainTokenizer({self.vocab_size} tokens, {len(self.specials)} special, {self.hash[:12]})"
     def __reduce__(self): return BrainTokenizer, (self.document,)
 
-def shipped_path(): return resources.files("brainlab.text")/"tokenizer.json"
+def shipped_path():
+    "The tokenizer that comes with the package"
+    return resources.files("brainlab.text")/"tokenizer.json"
 
 # %% ../../nbs/text/tokenizer.ipynb #a0ab22a5
 def _all_specials(languages): return (*SPECIALS, *map(marker, languages))

@@ -18,9 +18,9 @@ import torch
 
 # %% ../../nbs/training/callbacks.ipynb #f3cf1d31
 from ..core.errors import BrainlabError
-from ..core.files import atomic_write, read_json
+from ..core.files import atomic_write, locked, read_json
 from ..core.probe import probes, record
-from .checkpoint import checkpoints, locked, save, sweep
+from .checkpoint import checkpoints, save, sweep
 from .objective import evaluate, untouched
 
 # %% ../../nbs/training/callbacks.ipynb #1d352bf3
@@ -213,7 +213,7 @@ class Stop(Callback):
     def cleanup(self, trainer):
         while self.old: signal.signal(*self.old.popitem())
 
-# %% ../../nbs/training/callbacks.ipynb #7e6fc726
+# %% ../../nbs/training/callbacks.ipynb #a768ac5a
 def probe_text(tokenizer, text: str, longest: int = 48): # ids, labels
     "Token ids of a probe text and the piece of text each stands for (from offsets, so Hangul stays readable)"
     ids, offsets = tokenizer.offsets(text)
@@ -254,7 +254,7 @@ class ProbeRecorder(Callback):
             if "early_exit" in model.mechanisms():
                 with record(model, "exits.*") as early: model(tokens, exit_threshold=model.config.exit_threshold)
                 rec.tensors |= early.tensors
-        rec.metadata = {"step": trainer.step, "tokens": self.tokens, "labels": self.labels}
+        rec.metadata = {"step": trainer.step, "tokens": self.tokens, "labels": self.labels, "n_layer": getattr(trainer.model.config, "n_layer", None)}
         rec.save(self.dir/f"step-{trainer.step:06d}.safetensors")
         self.thin()
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 # %% ../../nbs/training/runs.ipynb #46c8845d
 from ..core import errors
 from ..core.errors import BrainlabError, DeadKernel, IOFault, Timeout, UsageError, unknown
-from .checkpoint import locked
+from ..core.files import locked
 
 # %% ../../nbs/training/runs.ipynb #0068d47c
 class Parameter(NamedTuple):
@@ -115,7 +115,7 @@ def typed_parameters(
         if name not in declared or not name.isidentifier() or keyword.iskeyword(name): raise unknown("parameter", name, declared, str(where))
     return {name: typed_value(name, value, declared[name]) for name, value in params.items()}
 
-# %% ../../nbs/training/runs.ipynb #a8bc71f1
+# %% ../../nbs/training/runs.ipynb #e29bd205
 def _kernel_manager():
     "A kernel manager class that starts the current interpreter, and the list of managers it made"
     import zmq
@@ -154,7 +154,8 @@ def _execute(nb, output, params, timeout):
     left = (lambda cell: max(.01, end - time.monotonic())) if timeout else None
     with _signals_interrupt(made):
         return papermill.execute_notebook(nb, _no_format(output), params, kernel_name="python3", language="python", progress_bar=False,
-                                          start_timeout=60, kernel_manager_class=manager, timeout_func=left, store_widget_state=False)
+                                          start_timeout=60, kernel_manager_class=manager, timeout_func=left, store_widget_state=False,
+                                          extra_arguments=["--IPKernelApp.log_level=50"])  # an interrupt at shutdown is no error
 
 def _no_format(path):
     "papermill formats paths like an f-string; braces are doubled to stay what they are"

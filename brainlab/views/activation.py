@@ -15,7 +15,7 @@ from .theme import array, cells, empty, figure, hue, safe, say, sequential, tone
 from .recorded import RecordedView, labels_of
 from ..core.errors import BrainlabError
 
-# %% ../../nbs/views/activation.ipynb #ce78a6f0
+# %% ../../nbs/views/activation.ipynb #76466406
 def activation_figure(
     gate,                # gates [t c], 0 where a column was not computed
     labels: list = (),   # one per token
@@ -28,8 +28,9 @@ def activation_figure(
     t, c = gate.shape
     names = _names(labels, t)
     limit = top or float(np.nanmax(gate, initial=0)) or 1.
-    heat = go.Heatmap(z=gate.T, x=np.arange(t), y=np.arange(c), zmin=0, zmax=limit, colorscale=sequential("activation"), customdata=np.tile(np.array(names, object), (c, 1)),
-        hovertemplate="%{customdata}<br>" + say("column") + " %{y}<br>" + say("gate") + " %{z:.3g}<extra></extra>", colorbar=dict(title=dict(text=say("gate"), font_size=12), thickness=12, outlinewidth=0), hoverongaps=True)
+    bar = dict(title=dict(text=say("gate"), font_size=12), thickness=12, outlinewidth=0)
+    heat = go.Heatmap(z=gate.T, x=np.arange(t), y=np.arange(c), zmin=0, zmax=limit, colorscale=sequential("activation"), colorbar=bar,
+        customdata=np.tile(np.array(names, object), (c, 1)), hovertemplate=f"%{{customdata}}<br>{say('column')} %{{y}}<br>{say('gate')} %{{z:.3g}}<extra></extra>")
     shown = title or say("columns by token")
     lost = int(np.isnan(gate).sum())
     return figure(heat, title=f"{shown} ({say('not a number')}: {lost})" if lost else shown, height=int(np.clip(90 + 9*c, 280, 620)), **_axes(names, c))
@@ -49,11 +50,13 @@ def _names(labels, t):
 def _axes(names, c):
     "Token labels below, column numbers at the side"
     every = max(1, -(-len(names)//72))
-    ticks = dict(tickmode="array", tickvals=list(range(0, len(names), every)), ticktext=names[::every], tickfont_size=11, tickangle=0 if max(map(cells, names[::every])) < 3 else -60)
+    shown = names[::every]
+    upright = max(map(cells, shown))*len(shown) <= 140 # cells that fit side by side
+    ticks = dict(tickmode="array", tickvals=list(range(0, len(names), every)), ticktext=shown, tickfont_size=11, tickangle=0 if upright else -60)
     return dict(xaxis=dict(title_text=say("token"), showgrid=False, showline=True, mirror=True, range=[-.5, len(names)-.5]) | ticks,
         yaxis=dict(title_text=say("column"), range=[c-.5, -.5], showgrid=False, showline=True, mirror=True, zeroline=False), uirevision="activation")
 
-# %% ../../nbs/views/activation.ipynb #645d3454
+# %% ../../nbs/views/activation.ipynb #0a2c1ad3
 def firing_rate(gate) -> np.ndarray:
     "Share of tokens in which each column took part, [c]; tokens that are not a number do not count"
     gate = _gates(gate)
@@ -70,20 +73,22 @@ def firing_figure(
     rate = firing_rate(gate)
     target = float(rate.mean()) if target is None else target
     silent = np.flatnonzero(rate == 0)
-    bars = go.Bar(x=np.arange(len(rate)), y=rate, marker=dict(color=hue("activation"), line_width=0), hovertemplate=say("column") + " %{x}: %{y:.1%}<extra></extra>")
-    crosses = go.Scatter(x=silent, y=np.full(len(silent), .04*rate.max()), mode="markers", marker=dict(symbol="x", size=9, color=hue("surprise")), cliponaxis=False, hovertemplate=say("silent") + ": " + say("column") + " %{x}<extra></extra>")
+    bars = go.Bar(x=np.arange(len(rate)), y=rate, marker=dict(color=hue("activation"), line_width=0), hovertemplate=f"{say('column')} %{{x}}: %{{y:.1%}}<extra></extra>")
+    crosses = go.Scatter(x=silent, y=np.full(len(silent), .04*rate.max()), mode="markers", marker=dict(symbol="x", size=9, color=hue("surprise")),
+        cliponaxis=False, hovertemplate=f"{say('silent')}: {say('column')} %{{x}}<extra></extra>")
     return figure(bars, crosses, title=_rate_title(silent, rate, gate), height=260, showlegend=False, bargap=.25, uirevision="firing", **_target(target),
-        xaxis=dict(title_text=say("column"), showgrid=False, range=[-.7, len(rate)-.3]), yaxis=dict(title_text=say("firing rate"), tickformat=".0%", rangemode="tozero", nticks=5))
+        xaxis=dict(title_text=say("column"), showgrid=False, range=[-.7, len(rate)-.3]),
+        yaxis=dict(title_text=say("firing rate"), tickformat=".0%", rangemode="tozero", nticks=5))
 
 def _rate_title(silent, rate, gate):
     "How many columns were silent in how many tokens"
     return f"{say('firing rate per column')} · {say('silent')}: {len(silent)}/{len(rate)} · {say('tokens')}: {len(gate)}"
 
 def _target(target):
-    "A line at the target, named at its right end"
+    "A line at the target, named in the margin"
     line = dict(type="line", xref="paper", x0=0, x1=1, y0=target, y1=target, line=dict(color=tone("ink"), width=1, dash="dash"))
-    note = dict(xref="paper", x=1, xanchor="right", y=target, yanchor="bottom", text=f"{say('target')} {target:.1%}", showarrow=False, font_size=12, bgcolor=tone("paper"), opacity=.9)
-    return dict(shapes=[line], annotations=[note])
+    note = dict(xref="paper", x=1.005, xanchor="left", y=target, text=f"{say('target')} {target:.1%}", showarrow=False, font_size=12)
+    return dict(shapes=[line], annotations=[note], margin_r=96)
 
 # %% ../../nbs/views/activation.ipynb #b309ea03
 class ActivationView(RecordedView):

@@ -47,7 +47,7 @@ def shorten(label: str, most: int = 24) -> str:
     "A label of at most `most` characters"
     return label if len(label) <= most else label[:most-1] + "…"
 
-# %% ../../nbs/views/depth.ipynb #3a20e1b5
+# %% ../../nbs/views/depth.ipynb #f1c1b9e2
 def depth_figure(
     depth,               # layers used [t]
     labels: list = (),   # one per token
@@ -62,8 +62,9 @@ def depth_figure(
     top = n_layer or int(max(np.nanmax(depth, initial=1), 1))
     starts, sizes, lines = tiles(names)
     rows = max(int(lines.max()), 1) # one line leaves room for the colour bar
-    bar = go.Bar(orientation="h", base=starts, x=sizes-.25, y=lines, width=.84, text=[safe(o) for o in names], textposition="inside", insidetextanchor="middle", textangle=0, constraintext="none",
-        marker=_paint(depth, top), textfont=dict(size=13, color=[_ink(o, top) for o in depth]), hovertext=_hover(names, depth, top, confidence), hovertemplate="%{hovertext}<extra></extra>")
+    letters = dict(text=[safe(o) for o in names], textfont=dict(size=13, color=[_ink(o, top) for o in depth]), textposition="inside", insidetextanchor="middle", textangle=0)
+    bar = go.Bar(orientation="h", base=starts, x=sizes-.25, y=lines, width=.84, marker=_paint(depth, top), constraintext="none", **letters,
+        hovertext=_hover(names, depth, top, confidence), hovertemplate="%{hovertext}<extra></extra>")
     return figure(bar, title=title or say("exit depth by token"), height=96 + 32*(rows+1), barmode="overlay", margin_b=16, showlegend=False, uirevision="depth",
         xaxis=dict(visible=False, range=[0, 72]), yaxis=dict(visible=False, range=[rows+.5, -.5]))
 
@@ -93,7 +94,7 @@ def _hover(names, depth, top, confidence):
     conf = conf[:, None] if conf.ndim == 1 else conf
     return [f"{s}<br>{say('confidence')}: {' '.join(f'{v:.2f}' for v in c)}" for s, c in zip(said, conf)]
 
-# %% ../../nbs/views/depth.ipynb #5577e1ca
+# %% ../../nbs/views/depth.ipynb #f5f4e880
 def depth_histogram(
     depth,                      # layers used [t]
     n_layer: int | None = None, # layers of the whole network; default: the largest depth
@@ -104,19 +105,22 @@ def depth_histogram(
     if not len(depth): return empty("Nothing was recorded: the recording has no tokens.", 200)
     top = n_layer or int(max(depth.max(), 1))
     mean, counts = float(depth.mean()), np.bincount(depth.round().astype(int), minlength=top+1)[1:]
-    bars = go.Bar(x=np.arange(1, len(counts)+1), y=counts, marker=dict(color=[shade("depth", (i+1)/top) for i in range(len(counts))], line_width=0), hovertemplate=say("layers used") + " %{x}: %{y}<extra></extra>")
+    paint = dict(color=[shade("depth", (i+1)/top) for i in range(len(counts))], line_width=0)
+    bars = go.Bar(x=np.arange(1, len(counts)+1), y=counts, marker=paint, hovertemplate=f"{say('layers used')} %{{x}}: %{{y}}<extra></extra>")
     rule = dict(type="line", yref="paper", y0=0, y1=1, x0=mean, x1=mean, line=dict(color=tone("ink"), width=1, dash="dash"))
     note = dict(x=mean, yref="paper", y=1, yanchor="bottom", text=f"{say('mean depth')} {mean:.2f}/{top} ({mean/top:.0%})", showarrow=False, font_size=12)
     return figure(bars, title=say("how deep tokens go"), height=250, shapes=[rule], annotations=[note], bargap=.3, uirevision="histogram", margin_t=64,
-        xaxis=dict(title_text=say("layers used"), dtick=max(1, top//12), range=[.4, top+.6], showgrid=False), yaxis=dict(title_text=say("tokens"), rangemode="tozero", nticks=5))
+        xaxis=dict(title_text=say("layers used"), dtick=max(1, top//12), range=[.4, top+.6], showgrid=False),
+        yaxis=dict(title_text=say("tokens"), rangemode="tozero", nticks=5))
 
-# %% ../../nbs/views/depth.ipynb #8c274b07
+# %% ../../nbs/views/depth.ipynb #7c0dec40
 class DepthView(RecordedView):
     "Text coloured by exit depth, with a slider for the threshold; for a model, a recording or a run's folder"
     patterns, rereads = ("exits.*",), True
 
     def __init__(self, source, threshold: float = .9, **kwargs):
-        self.threshold = W.FloatSlider(value=threshold, min=.01, max=1, step=.01, description=say("threshold"), continuous_update=False, layout=W.Layout(width="360px"))
+        self.threshold = W.FloatSlider(value=threshold, min=.01, max=1, step=.01, description=say("threshold"), continuous_update=False)
+        self.threshold.layout.width = "360px"
         super().__init__(source, controls=[self.threshold], **kwargs)
 
     def _read(self, rec):

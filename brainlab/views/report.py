@@ -17,7 +17,7 @@ from ..core.files import atomic_write
 from ..core.errors import UsageError
 import plotly.graph_objects as go, plotly.io as pio
 
-# %% ../../nbs/views/report.ipynb #180b3417
+# %% ../../nbs/views/report.ipynb #1bbc84de
 def escape(value) -> str:
     "A value as HTML text"
     return html.escape(_number(value) if isinstance(value, float) else "" if value is None else str(value))
@@ -37,7 +37,8 @@ def table_html(
     mark = lambda k: ' class="n"' if k in numeric else ""
     head = "".join(f"<th{mark(k)}>{escape(k)}</th>" for k in keys)
     body = "".join("<tr>" + "".join(f"<td{mark(k)}>{escape(r.get(k))}</td>" for k in keys) + "</tr>" for r in rows)
-    return f'<div class="wide"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body or "<tr><td>–</td></tr>"}</tbody></table></div>'
+    body = body or "<tr><td>–</td></tr>"
+    return f'<div class="wide"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 # %% ../../nbs/views/report.ipynb #566726b2
 def figure_html(fig: go.Figure, caption: str = "") -> str:
@@ -52,18 +53,28 @@ def _plotly_js():
     from plotly.offline import get_plotlyjs
     return get_plotlyjs()
 
-# %% ../../nbs/views/report.ipynb #a406a8a9
-_POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; worker-src blob:; form-action 'none'; base-uri 'none'"
+# %% ../../nbs/views/report.ipynb #1649e107
+_POLICY = ("default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; style-src 'unsafe-inline'; img-src data: blob:; "
+           "font-src data:; worker-src blob:; form-action 'none'; base-uri 'none'")
+
+def _colors(mode):
+    "The theme's colours as CSS variables"
+    named = dict(ink=INK[mode], paper=PAPER[mode], grid=GRID[mode], muted=MUTED[mode], hue=HUES[mode]["memory"])
+    return "".join(f"--{k}: {v}; " for k, v in named.items())
+
 _STYLE = f"""
-:root {{ color-scheme: light dark; --ink: {INK['light']}; --paper: {PAPER['light']}; --grid: {GRID['light']}; --muted: {MUTED['light']}; --hue: {HUES['light']['memory']} }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: {INK['dark']}; --paper: {PAPER['dark']}; --grid: {GRID['dark']}; --muted: {MUTED['dark']}; --hue: {HUES['dark']['memory']} }} }}
-body {{ font: 16px/1.65 {FONTS}; color: var(--ink); background: var(--paper); max-width: 960px; margin: 2.5rem auto; padding: 0 1.25rem; word-break: keep-all; overflow-wrap: anywhere }}
-h1 {{ font-size: 1.75rem; line-height: 1.3; margin: 0 0 1.5rem }} h2 {{ font-size: 1.25rem; margin: 2.5rem 0 .75rem; border-bottom: 2px solid var(--hue); padding-bottom: .25rem }}
+:root {{ color-scheme: light dark; {_colors('light')} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {_colors('dark')} }} }}
+body {{ font: 16px/1.65 {FONTS}; color: var(--ink); background: var(--paper); max-width: 960px; margin: 2.5rem auto; padding: 0 1.25rem }}
+body {{ word-break: keep-all; overflow-wrap: anywhere }}
+h1 {{ font-size: 1.75rem; line-height: 1.3; margin: 0 0 1.5rem }}
+h2 {{ font-size: 1.25rem; margin: 2.5rem 0 .75rem; border-bottom: 2px solid var(--hue); padding-bottom: .25rem }}
 figure {{ margin: 1.5rem 0 }} figcaption, caption {{ color: var(--muted); font-size: .9rem; text-align: left; caption-side: bottom; padding-top: .4rem }}
 figcaption:empty, caption:empty {{ display: none }}
-table {{ border-collapse: collapse; font-size: .95rem }} th, td {{ padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--grid); text-align: left; vertical-align: top }}
+table {{ border-collapse: collapse; font-size: .95rem }}
+th, td {{ padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--grid); text-align: left; vertical-align: top }}
 .n {{ text-align: right; font-variant-numeric: tabular-nums }} .wide {{ overflow-x: auto; margin: 1.5rem 0 }} p {{ white-space: pre-line }}
-pre {{ background: color-mix(in srgb, var(--grid) 45%, var(--paper)); padding: .8rem 1rem; overflow-x: auto; white-space: pre-wrap; border-radius: 6px; font-size: .9rem }}
+pre {{ background: color-mix(in srgb, var(--grid) 45%, var(--paper)); padding: .8rem 1rem; white-space: pre-wrap; border-radius: 6px; font-size: .9rem }}
 """
 
 class Report:
@@ -103,8 +114,10 @@ class Report:
     def html(self) -> str:
         "The whole page"
         code = f"<script>{_plotly_js()}</script>" if self.drawn else ""
-        head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(self.title)}</title>'
-        return f'<!DOCTYPE html>\n<html lang="{self.lang}"><head>{head}<style>{_STYLE}</style>{code}</head>\n<body><h1>{escape(self.title)}</h1>\n' + "\n".join(self.parts) + "\n</body></html>\n"
+        title = escape(self.title)
+        return "\n".join(['<!DOCTYPE html>', f'<html lang="{self.lang}"><head><meta charset="utf-8">', f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>{_STYLE}</style>{code}</head>',
+            f'<body><h1>{title}</h1>', *self.parts, "</body></html>", ""])
 
     def save(self, path):
         "Write the page, all at once; returns the path"

@@ -23,9 +23,9 @@ def _quick_jsonschema():
 
 _quick_jsonschema()
 
-# %% ../../nbs/views/theme.ipynb #d5e6ed18
-import plotly.graph_objects as go
-import plotly.io as pio
+# %% ../../nbs/views/theme.ipynb #75823e00
+import plotly.graph_objects as go # noqa: E402
+import plotly.io as pio # noqa: E402
 
 # %% ../../nbs/views/theme.ipynb #9dfe78f5
 HUES = {
@@ -104,14 +104,15 @@ def contrast(a: str, b: str) -> float:
     hi, lo = sorted((float(_linear(c)@[.2126, .7152, .0722]) for c in (a, b)), reverse=True)
     return (hi+.05)/(lo+.05)
 
-# %% ../../nbs/views/theme.ipynb #a83a2e96
+# %% ../../nbs/views/theme.ipynb #b421fc62
 def _template(mode):
     "The plotly template for light or dark paper"
     axis = dict(gridcolor=GRID[mode], linecolor=GRID[mode], zerolinecolor=GRID[mode], automargin=True, title_standoff=8, title_font_size=12)
     font = dict(family=FONTS, color=INK[mode], size=13)
     return go.layout.Template(layout=dict(
         font=font, colorway=list(HUES[mode].values()), paper_bgcolor=PAPER[mode], plot_bgcolor=PAPER[mode],
-        title=dict(x=0, xref="paper", xanchor="left", y=1, yref="container", yanchor="top", pad_t=14, font_size=15), margin=dict(l=56, r=24, t=48, b=48), xaxis=axis, yaxis=axis,
+        title=dict(x=0, xref="paper", xanchor="left", y=1, yref="container", yanchor="top", pad_t=14, font_size=15),
+        margin=dict(l=56, r=24, t=48, b=48), xaxis=axis, yaxis=axis,
         hoverlabel=dict(font=dict(family=FONTS, color=INK[mode]), bgcolor=PAPER[mode], bordercolor=MUTED[mode]), hovermode="closest",
         legend=dict(orientation="h", x=0, y=1.02, yanchor="bottom", bgcolor="rgba(0,0,0,0)")))
 

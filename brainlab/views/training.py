@@ -39,7 +39,7 @@ def smooth(y, keep: float = 0.) -> np.ndarray:
         out[i] = mean/weight
     return out
 
-# %% ../../nbs/views/training.ipynb #b6d48e6f
+# %% ../../nbs/views/training.ipynb #605f8ec2
 PANELS = (("loss", "training loss", 2.4), ("val_bpb", "bits per byte", 1.), ("tokens_per_second", "tokens/s", 1.)) # column, label, share of the height
 
 def training_figure(
@@ -52,7 +52,8 @@ def training_figure(
     runs = {k: latest(v) for k, v in (runs if isinstance(runs, dict) else {"": runs}).items()}
     traces = [t for i, (name, rows) in enumerate(runs.items()) for t in _traces(name, rows, i, len(runs) > 1, smoothing, x)]
     if not traces: return empty("No step has been recorded yet; the curves appear with the first line of metrics.jsonl.", 520)
-    return figure(*traces, title=say("training loss") + (f": {next(iter(runs))}" if len(runs) == 1 and "" not in runs else ""), height=520, **_layout(log, x, runs, traces))
+    name = f": {next(iter(runs))}" if len(runs) == 1 and "" not in runs else ""
+    return figure(*traces, title=say("training loss") + name, height=520, **_layout(log, x, runs, traces))
 
 def _traces(name, rows, i, many, smoothing, x):
     "The curves of one run"
@@ -60,10 +61,12 @@ def _traces(name, rows, i, many, smoothing, x):
         xs, ys = curve(rows, column, x)
         if not len(xs): continue
         style = line(i) if many else dict(color=(hue("surprise"), hue("surprise"), tone("muted"))[k], width=2)
-        common = dict(xaxis="x", yaxis=_axis(k), legendgroup=name, name=safe(name) if many else say(label), hovertemplate=f"{safe(name)} %{{x}}: %{{y:.4g}}<extra></extra>")
+        common = dict(xaxis="x", yaxis=_axis(k), legendgroup=safe(name), name=safe(name) if many else say(label))
+        common["hovertemplate"] = f"{safe(name)} %{{x}}: %{{y:.4g}}<extra></extra>"
         soft = smoothing > 0 and column != "val_bpb"
         if soft: yield _scatter(xs, ys, style | dict(width=1), opacity=.3, showlegend=False, **common)
-        yield _scatter(xs, smooth(ys, smoothing) if soft else ys, style, mode="lines+markers" if column == "val_bpb" else "lines", showlegend=many and column == "loss", **common)
+        mode = "lines+markers" if column == "val_bpb" else "lines"
+        yield _scatter(xs, smooth(ys, smoothing) if soft else ys, style, mode, showlegend=many and column == "loss", **common)
         if column == "loss" and np.isnan(ys).any(): yield _lost(xs, ys, common)
 
 def _scatter(xs, ys, style, mode="lines", **kwargs):
@@ -76,8 +79,8 @@ def _lost(xs, ys, common):
     at, fine = np.flatnonzero(np.isnan(ys))[:1], np.flatnonzero(~np.isnan(ys))
     before = fine[fine < at[0]]
     y = ys[before[-1]] if len(before) else ys[fine[0]] if len(fine) else 0.
-    mark = dict(symbol="x", size=11, color=hue("surprise"))
-    return go.Scatter(x=xs[at], y=[y], mode="markers+text", marker=mark, text=["  " + say("not a number")], textposition="middle right", showlegend=False, **(common | dict(hoverinfo="skip", hovertemplate=None)))
+    mark, common = dict(symbol="x", size=11, color=hue("surprise")), common | dict(hoverinfo="skip", hovertemplate=None, showlegend=False)
+    return go.Scatter(x=xs[at], y=[y], mode="markers+text", marker=mark, text=["  " + say("not a number")], textposition="middle right", **common)
 
 def _layout(log, x, runs, traces):
     "Axes of the panels that have a curve; the others take no room"
@@ -85,7 +88,8 @@ def _layout(log, x, runs, traces):
     total, top, axes = sum(PANELS[k][2] for k in shown), 1., {}
     for k in shown:
         size = PANELS[k][2]/total
-        axes["yaxis" + _axis(k)[1:]] = dict(domain=[max(top - size + (.055 if k != shown[-1] else 0), 0), top], title_text=say(PANELS[k][1]), type="log" if log and k == 0 else "linear",
+        low = max(top - size + (.055 if k != shown[-1] else 0), 0) # a gap below each panel but the last
+        axes["yaxis" + _axis(k)[1:]] = dict(domain=[low, top], title_text=say(PANELS[k][1]), type="log" if log and k == 0 else "linear",
             rangemode="tozero" if k == 2 else "normal", nticks=4 if k else 6)
         top -= size
     return axes | dict(xaxis=dict(title_text=say(x), anchor=_axis(shown[-1])), uirevision=x, showlegend=len(runs) > 1, margin_t=76 if len(runs) > 1 else 48)
@@ -94,7 +98,7 @@ def _axis(k):
     "plotly's name of the k-th panel's vertical axis"
     return f"y{k+1}" if k else "y"
 
-# %% ../../nbs/views/training.ipynb #f9798a94
+# %% ../../nbs/views/training.ipynb #a98742d5
 class TrainingView(View):
     "Follow one run or compare several through their files"
     def __init__(self,
@@ -104,7 +108,8 @@ class TrainingView(View):
     ):
         self.folder, self._follow, self._names = Path(folder), {}, ()
         self.pick = W.SelectMultiple(description=say("run"), rows=3, layout=W.Layout(width="280px"))
-        self.smoothing = W.FloatSlider(value=.6, min=0, max=.99, step=.01, description=say("smoothing"), continuous_update=False, layout=W.Layout(width="280px"))
+        self.smoothing = W.FloatSlider(value=.6, min=0, max=.99, step=.01, description=say("smoothing"), continuous_update=False)
+        self.smoothing.layout.width = "280px"
         self.log_axis = W.Checkbox(description=say("log axis"), indent=False, layout=W.Layout(width="110px"))
         self.pause = W.ToggleButton(description=say("pause"), icon="pause", layout=W.Layout(width="110px"))
         self.again = W.Button(description=say("refresh"), icon="refresh", layout=W.Layout(width="120px"))
