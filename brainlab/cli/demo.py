@@ -6,7 +6,7 @@ Docs: https://brainlab.github.io/brainlab/cli/demo.html.md"""
 
 # %% auto #0
 __all__ = ['PROMPTS', 'SWITCHES', 'Plan', 'prepare', 'train', 'greedy', 'speeds', 'Row', 'measure', 'cells', 'table', 'verdict',
-           'continuations', 'next_token_loss', 'write_report', 'add', 'plan_of', 'run']
+           'continuations', 'next_token_loss', 'write_depth', 'write_report', 'add', 'plan_of', 'run']
 
 # %% ../../nbs/cli/demo.ipynb #2a46caff
 from dataclasses import dataclass
@@ -157,6 +157,20 @@ def next_token_loss(
     return [m | dict(loss=m["lm"]) if "lm" in m else m for m in metrics]
 
 # %% ../../nbs/cli/demo.ipynb #41e59dd3
+def write_depth(
+    report, # brainlab.views.report.Report
+    model,  # with early exit
+):
+    "Add how deep each token of the prompts went"
+    from brainlab.views.depth import depth_figure, depth_histogram
+    from brainlab.views.recorded import listen
+    threshold = model.config.exit_threshold
+    heard = listen(model, " ".join(PROMPTS), "exits.*", exit_threshold=threshold)
+    depth, layers = heard.cat("exits.depth")[0], model.config.n_layer
+    report.heading("Depth").figure(depth_figure(depth, heard.metadata["labels"], layers, heard.cat("exits.confidence")[0]),
+        f"Layers each token used when it may leave at a confidence of {threshold:g}. The table above is measured at full depth.")
+    report.figure(depth_histogram(depth, layers), "The same as a histogram.")
+
 def write_report(
     plan: Plan,
     runs: dict,   # name -> run folder
@@ -178,6 +192,7 @@ def write_report(
     report.heading("Columns")
     for name in heard.names():
         report.figure(activation_figure(heard.cat(name)[0], heard.metadata["labels"], title=name), "Columns that each token woke; white ones were not computed.")
+    write_depth(report, sparse)
     report.heading("Texts")
     for prompt, name, text in texts: report.text(name).sample(prompt + text)
     return report.save(plan.out/"report.html")

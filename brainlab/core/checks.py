@@ -7,8 +7,8 @@ Docs: https://brainlab.github.io/brainlab/core/checks.html.md"""
 # %% auto #0
 __all__ = ['CheckFailed', 'check_causal', 'check_rows_independent', 'check_gradients', 'check_train_eval_parity',
            'check_step_parity', 'check_switch', 'check_fresh_state', 'check_fresh_process', 'check_save_load',
-           'check_executed', 'check_overfit', 'check_tokenizer', 'SpeedVerdict', 'check_sparse_faster', 'CheckReport',
-           'check_model']
+           'check_executed', 'check_probes', 'check_overfit', 'check_tokenizer', 'SpeedVerdict', 'check_sparse_faster',
+           'CheckReport', 'check_model', 'check_way_in']
 
 # %% ../../nbs/core/checks.ipynb #80567591
 import copy, dataclasses, subprocess, sys, tempfile
@@ -17,9 +17,10 @@ from pathlib import Path
 # %% ../../nbs/core/checks.ipynb #4d38f0a2
 import torch
 
-# %% ../../nbs/core/checks.ipynb #84c50d2d
+# %% ../../nbs/core/checks.ipynb #996b5c91
 from .cost import cost
 from .errors import BrainlabError
+from .probe import probes, record
 from .timing import alternate
 
 # %% ../../nbs/core/checks.ipynb #7f0222f2
@@ -187,6 +188,22 @@ def check_executed(model, tokens):
         said = report.rows[name].macs if name in report.rows else 0
         if ran > 1.02 * said: raise CheckFailed(f"'{name}' reports {said:,} multiply-adds but its operators executed {ran:,}.")
 
+# %% ../../nbs/core/checks.ipynb #598a89f6
+def check_probes(model, tokens):
+    "Recording must not change the output, must give [b t ...] and must leave nothing behind"
+    f = copy.deepcopy(model).eval()
+    if not probes(f): return
+    with torch.no_grad():
+        quiet = _out(f(tokens))
+        with record(f) as rec: watched = _out(f(tokens))
+        with record(f) as steps: _steps(f, tokens, f.init_state(len(tokens)), {})
+    if not torch.equal(quiet, watched): raise CheckFailed("The output changes while probes are recorded.")
+    for name in rec.names():
+        if not rec[name]: continue # a point this pass does not reach, such as an exit that was not asked for
+        for r in (rec, steps):
+            if r.cat(name).shape[:2] != tokens.shape: raise CheckFailed(f"Probe '{name}' recorded {list(r.cat(name).shape)}, expected [b t ...] = {list(tokens.shape)} first.")
+    if any(p.on for p in probes(f).values()): raise CheckFailed("A probe is still recording after the block ended.")
+
 # %% ../../nbs/core/checks.ipynb #9871faf3
 def check_overfit(
     model,
@@ -241,7 +258,7 @@ def check_sparse_faster(
     s, d = res["sparse"].median_us, res["dense"].median_us
     return SpeedVerdict(d / s, s, d)
 
-# %% ../../nbs/core/checks.ipynb #dfae9e64
+# %% ../../nbs/core/checks.ipynb #ebf1afaf
 class CheckReport(dict):
     "Check -> what was covered"
     def _repr_markdown_(self):
@@ -257,7 +274,7 @@ def check_model(
         tokens = torch.randint(model.config.vocab_size, (3, length), generator=torch.Generator().manual_seed(1))
     report = CheckReport()
     variants = {"all on": model, **{f"without {m}": type(model)(model.config.without(m)) for m in model.mechanisms()}}
-    for check in (check_causal, check_rows_independent, check_gradients, check_train_eval_parity, check_step_parity, check_fresh_state, check_save_load, check_executed):
+    for check in (check_causal, check_rows_independent, check_gradients, check_train_eval_parity, check_step_parity, check_fresh_state, check_save_load, check_probes, check_executed):
         for name, m in variants.items(): _named(check, m, tokens, name)
         report[check.__name__] = ", ".join(variants)
     for m in model.mechanisms(): check_switch(model, m, tokens)
@@ -270,3 +287,17 @@ def _named(check, model, tokens, variant):
     "Run one check; a failure says for which variant"
     try: check(model, tokens)
     except CheckFailed as e: raise CheckFailed(f"{check.__name__}, {variant}: {e}") from None
+
+# %% ../../nbs/core/checks.ipynb #27962dae
+def check_way_in(
+    name: str, # as in `brainlab.build`
+):
+    "Build, shapes, and save and load across processes for a model known by name"
+    import brainlab
+    model = brainlab.build(name, preset="tiny").eval()
+    v = model.config.vocab_size
+    tokens = torch.randint(v, (2, 8), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(): shape = tuple(model(tokens).logits.shape)
+    if shape != (2, 8, v): raise CheckFailed(f"'{name}' answers {list(shape)} to tokens [2 8], expected [b t v] = [2, 8, {v}].")
+    if set(model.mechanisms()) - set(model.config.switches): raise CheckFailed(f"'{name}' lists a mechanism that is no switch.")
+    check_fresh_process(model, tokens)
