@@ -133,3 +133,8 @@ def test_the_layer_menu_changes_the_figure(page):
 def test_the_figure_follows_the_file(page, work):
     with open(work/"work/runs/ko-tiny/metrics.jsonl", "a") as f: f.write(rows(41, 90))
     page.wait_for_function(f"Math.max(...{PLOTS}[0]._fullData[0].x) === 90")
+
+
+def test_nothing_is_asked(page):
+    "JupyterLab's question about news from the network stays away"
+    assert page.locator(".Toastify__toast").all_inner_texts() == []

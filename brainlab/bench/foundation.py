@@ -46,7 +46,6 @@ from plotly.graph_objects import FigureWidget
 FigureWidget(activation_figure([[0., 1.], [1., 0.]]))._repr_mimebundle_()"""
 
 def run(
-    goals=None,      # names out of `GOALS`; None for all
     rounds: int = 7, # interpreters per source
 ) -> list:           # of records
     "Measure goal C8"

@@ -14,14 +14,18 @@ def add(subparsers):
     p.add_argument("name", nargs="?", help="suite or goal, e.g. foundation or C8")
     p.add_argument("--list", action="store_true", help="name the suites and their goals")
     p.add_argument("--json", metavar="FILE", help="also write the records to FILE")
+    p.add_argument("--save", action="store_true", help="keep the records in the kernels_dir of settings.ini")
 
 def run(args):
     "Run `brainlab bench`"
     from brainlab.bench import main as bench
-    from brainlab.bench.records import sentence, write_records
+    from brainlab.bench.records import keep_records, record_file, sentence, write_records
     from brainlab.core.errors import UsageError
     if args.list: return print(bench.listing())
     if not args.name: raise UsageError("No suite or goal was named; 'brainlab bench --list' shows them.")
     records = bench.run(args.name)
     for r in records: print(sentence(r))
     if args.json: write_records(args.json, records)
+    if not args.save: return
+    keep_records(path := record_file(bench.suite_of(args.name)), records)
+    print(f"kept in {path}")

@@ -6,19 +6,19 @@ Docs: https://brainlab.github.io/brainlab/core/checks.html.md"""
 
 # %% auto #0
 __all__ = ['CheckFailed', 'check_causal', 'check_rows_independent', 'check_gradients', 'check_train_eval_parity',
-           'check_step_parity', 'check_switch', 'check_fresh_state', 'check_fresh_process', 'check_save_load',
-           'check_executed', 'check_probes', 'check_overfit', 'check_tokenizer', 'SpeedVerdict', 'check_sparse_faster',
-           'CheckReport', 'check_model', 'check_way_in']
+           'check_step_parity', 'check_switch', 'check_fresh_state', 'check_save_load', 'check_executed',
+           'check_probes', 'check_overfit', 'check_tokenizer', 'SpeedVerdict', 'check_sparse_faster', 'CheckReport',
+           'check_model']
 
-# %% ../../nbs/core/checks.ipynb #80567591
-import copy, dataclasses, subprocess, sys, tempfile
+# %% ../../nbs/core/checks.ipynb #0b00e826
+import copy, dataclasses, tempfile, unicodedata
 from pathlib import Path
 
 # %% ../../nbs/core/checks.ipynb #4d38f0a2
 import torch
 
-# %% ../../nbs/core/checks.ipynb #996b5c91
-from .cost import cost
+# %% ../../nbs/core/checks.ipynb #2dc19855
+from .cost import cost, decode_cost
 from .errors import BrainlabError
 from .probe import probes, record
 from .timing import alternate
@@ -42,7 +42,7 @@ def _near(a, b, tol, message):
     gap = ((a - b).abs().max() / b.abs().max().clamp_min(1e-300)).item()
     if not gap <= tol: raise CheckFailed(f"{message}: relative difference {gap:.1e}, allowed {tol:.0e}.")
 
-# %% ../../nbs/core/checks.ipynb #4e0ccd32
+# %% ../../nbs/core/checks.ipynb #5269d466
 def _changed(x, p):
     "`x` with everything from position `p` on replaced"
     y = x.clone()
@@ -53,30 +53,38 @@ def check_causal(
     model,           # maps [b t] tokens or [b t d] vectors to [b t ...] or to an output with `.logits`
     x: torch.Tensor, # at least two positions, not all the same id
     tol: float = 1e-10, # relative, double precision
+    **options,       # passed to the model
 ):
     "No output may depend on later inputs"
     f, x = _double(model), x.double() if x.is_floating_point() else x
     with torch.no_grad():
-        base = _out(f(x))
+        base = _out(f(x, **options))
         for p in sorted({1, x.shape[1] // 2, x.shape[1] - 1}):
-            y = _out(f(_changed(x, p)))
+            y = _out(f(_changed(x, p), **options))
             _near(y[:, :p], base[:, :p], tol, f"The future leaks: outputs before position {p} change when inputs from {p} on change")
             if torch.equal(y[:, p:], base[:, p:]): raise CheckFailed(f"Outputs from position {p} on do not depend on the inputs there; the check would prove nothing.")
 
-# %% ../../nbs/core/checks.ipynb #88029df1
-def check_rows_independent(model, x, tol: float = 1e-10): # as `check_causal`, at least two rows
+# %% ../../nbs/core/checks.ipynb #b6e0c992
+def check_rows_independent(
+    model,
+    x: torch.Tensor,    # as `check_causal`, at least two rows
+    tol: float = 1e-10, # relative, double precision
+    **options,          # passed to the model
+):
     "No row may influence another"
     if len(x) < 2: raise BrainlabError("check_rows_independent needs at least two rows.")
     f, x = _double(model), x.double() if x.is_floating_point() else x
     with torch.no_grad():
-        base, other = _out(f(x)), _changed(x, 0)
-        other[0] = x[0]
-        _near(_out(f(other))[0], base[0], tol, "Row 0 changes when the other rows change")
-        _near(_out(f(x[:1]))[0], base[0], tol, "Row 0 differs between batch size 1 and a larger batch")
+        base = _out(f(x, **options))
+        for i in range(len(x)):
+            other = _changed(x, 0)
+            other[i] = x[i]
+            _near(_out(f(other, **options))[i], base[i], tol, f"Row {i} changes when the other rows change")
+            _near(_out(f(x[i:i+1], **options))[0], base[i], tol, f"Row {i} differs between batch size 1 and a larger batch")
 
-# %% ../../nbs/core/checks.ipynb #710cf4c9
+# %% ../../nbs/core/checks.ipynb #7d6d2e7f
 def check_gradients(
-    model,
+    model,                # with a `loss`
     tokens: torch.Tensor, # [b t+1]; inputs and targets are cut from it
 ):
     "Every parameter must receive a gradient that is finite and not all zero"
@@ -87,15 +95,25 @@ def check_gradients(
         if p.grad is None or not p.grad.any(): raise CheckFailed(f"No gradient reaches parameter '{name}'.")
         if not p.grad.isfinite().all(): raise CheckFailed(f"The gradient of parameter '{name}' is not finite.")
 
-# %% ../../nbs/core/checks.ipynb #378dcbf8
-def check_train_eval_parity(model, x, tol: float = 1e-10):
+# %% ../../nbs/core/checks.ipynb #e1333d2f
+def check_train_eval_parity(
+    model,
+    x: torch.Tensor,    # as `check_causal`
+    tol: float = 1e-10, # relative, double precision
+    **options,          # passed to the model
+):
     "Training and evaluation mode must compute the same"
     f, g = _double(model), _double(model).train()
-    with torch.no_grad(): _near(_out(g(x)), _out(f(x)), tol, "Training and evaluation mode differ")
+    with torch.no_grad(): _near(_out(g(x, **options)), _out(f(x, **options)), tol, "Training and evaluation mode differ")
 
-# %% ../../nbs/core/checks.ipynb #52a75163
-def check_step_parity(model, tokens, tol: float = 1e-10, **options): # options go to forward, prefill and step
-    "`step` and `prefill` must agree with `forward`, also after rows were selected or reset"
+# %% ../../nbs/core/checks.ipynb #aac97e0a
+def check_step_parity(
+    model,
+    tokens: torch.Tensor, # [b t], at least two rows
+    tol: float = 1e-10,   # relative, double precision
+    **options,            # passed to forward, prefill and step
+):
+    "`step` and `prefill` must agree with `forward`, also after rows were selected, reset, or stored and read back"
     f = _double(model)
     with torch.no_grad():
         whole = _out(f(tokens, **options))
@@ -106,9 +124,16 @@ def check_step_parity(model, tokens, tol: float = 1e-10, **options): # options g
         picked = state.select([len(tokens) - 1, 0])
         rest = _steps(f, tokens[[len(tokens) - 1, 0]][:, cut:], picked, options)
         _near(torch.stack(rest, 1), whole[[len(tokens) - 1, 0], cut:], tol, "Rows that were selected from a state go on differently")
-        state.reset([0])
-        again = _steps(f, torch.cat([tokens[:1, :tokens.shape[1] - cut], tokens[1:, cut:]]), state, options)
-        _near(torch.stack(again, 1)[0], whole[0, :tokens.shape[1] - cut], tol, "A row that was reset remembers its past")
+        state = _stored(state.detach().reset([0]), f.init_state(len(tokens)))
+        again = torch.stack(_steps(f, torch.cat([tokens[:1, :tokens.shape[1] - cut], tokens[1:, cut:]]), state, options), 1)
+        _near(again[0], whole[0, :tokens.shape[1] - cut], tol, "A row that was reset remembers its past")
+        _near(again[1:], whole[1:, cut:], tol, "Rows that were not reset lost their past, or a state changes on its way through a file")
+
+def _stored(state, fresh):
+    "`state` written to a file and read into `fresh`"
+    with tempfile.TemporaryDirectory() as d:
+        state.save(Path(d)/"s.safetensors")
+        return fresh.load(Path(d)/"s.safetensors")
 
 def _steps(f, tokens, state, options):
     "Outputs of one step per token"
@@ -116,7 +141,7 @@ def _steps(f, tokens, state, options):
 
 def _last(y): return y[:, -1] if y.ndim == 3 else y
 
-# %% ../../nbs/core/checks.ipynb #53c0ae94
+# %% ../../nbs/core/checks.ipynb #d545e5b6
 def check_switch(
     model,           # with the mechanism on
     mechanism: str,  # its name
@@ -127,21 +152,34 @@ def check_switch(
     plain = cls(off).eval()
     if mechanism in plain.mechanisms(): raise CheckFailed(f"'{mechanism}' is still listed after it was switched off.")
     fresh = dict(cls(model.config).named_parameters())
+    if torch.equal(_trained(cls(model.config), tokens), _trained(cls(off), tokens)): raise CheckFailed(f"Switching '{mechanism}' off changes nothing.")
     for name, p in plain.named_parameters():
         if name in fresh and p.shape == fresh[name].shape and not _same_draw(p, fresh[name]):
             raise CheckFailed(f"Parameter '{name}' starts differently without '{mechanism}'.")
-    with torch.no_grad():
-        base = plain(tokens).logits
-        for field in getattr(off, "owns", {}).get(mechanism, ()):
-            other = cls(dataclasses.replace(off, **{field: getattr(off, field) * .5})).eval()
-            if not torch.equal(other(tokens).logits, base): raise CheckFailed(f"'{field}' still matters although '{mechanism}' is off.")
+    base = _trained(plain, tokens)
+    for field in off.owns.get(mechanism, ()):
+        other = _trained(cls(dataclasses.replace(off, **{field: getattr(off, field) * .5})), tokens)
+        if not torch.equal(other, base): raise CheckFailed(f"'{field}' still matters although '{mechanism}' is off.")
+
+def _trained(model, tokens):
+    "Everything two training steps leave behind, as one vector: losses, weights, buffers, and an answer"
+    model.train()
+    opt, seen = torch.optim.SGD(model.parameters(), .1), []
+    for _ in range(2):
+        loss = model.loss(tokens[:, :-1], tokens[:, 1:]).total
+        opt.zero_grad(); loss.backward(); opt.step(); model.after_step()
+        seen.append(loss.detach())
+    with torch.no_grad(): return torch.cat([o.double().flatten() for o in (*seen, *model.state_dict().values(), model.eval()(tokens).logits)])
 
 def _same_draw(a, b):
     "The same random numbers, up to the scale a layer gives them"
     return torch.equal(a, b) or torch.allclose(a / a.std(), b / b.std(), atol=1e-4)
 
-# %% ../../nbs/core/checks.ipynb #0ce41a84
-def check_fresh_state(model, tokens):
+# %% ../../nbs/core/checks.ipynb #39d6404b
+def check_fresh_state(
+    model,
+    tokens: torch.Tensor, # [b t]
+):
     "Using a model must not change it"
     f = copy.deepcopy(model).eval()
     with torch.no_grad():
@@ -151,27 +189,11 @@ def check_fresh_state(model, tokens):
     for k, v in f.state_dict().items():
         if not torch.equal(v, weights[k]): raise CheckFailed(f"Using the model changed '{k}'.")
 
-_fresh = """import sys, torch
-from brainlab.core.files import load_tensors, save_tensors
-import brainlab
-model = brainlab.load(sys.argv[1])
-with torch.no_grad(): y = model(load_tensors(sys.argv[1] + "/../tokens.safetensors")["tokens"]).logits
-save_tensors(sys.argv[1] + "/../logits.safetensors", {"logits": y})
-"""
-
-def check_fresh_process(model, tokens, tol: float = 1e-5):
-    "A saved model must answer the same in a new process; for models `brainlab.load` knows"
-    from brainlab.core.files import load_tensors, save_tensors
-    with tempfile.TemporaryDirectory() as d:
-        model.save_pretrained(Path(d)/"model")
-        save_tensors(Path(d)/"tokens.safetensors", {"tokens": tokens})
-        res = subprocess.run([sys.executable, "-c", _fresh, str(Path(d)/"model")], capture_output=True, text=True)
-        if res.returncode: raise CheckFailed(f"The model could not be used in a new process: {res.stderr.strip().splitlines()[-1]}")
-        with torch.no_grad(): mine = _out(copy.deepcopy(model).eval()(tokens))
-        _near(load_tensors(Path(d)/"logits.safetensors")["logits"], mine, tol, "A new process answers differently")
-
-# %% ../../nbs/core/checks.ipynb #12f0c424
-def check_save_load(model, tokens):
+# %% ../../nbs/core/checks.ipynb #38982e76
+def check_save_load(
+    model,
+    tokens: torch.Tensor, # [b t]
+):
     "`save_pretrained` and `from_pretrained` must give back the same model, bit for bit"
     with tempfile.TemporaryDirectory() as d:
         model.save_pretrained(Path(d)/"m")
@@ -180,27 +202,37 @@ def check_save_load(model, tokens):
     with torch.no_grad():
         if not torch.equal(_out(again(tokens)), _out(copy.deepcopy(model).eval()(tokens))): raise CheckFailed("The saved model answers differently.")
 
-# %% ../../nbs/core/checks.ipynb #8bba2b5a
-def check_executed(model, tokens):
-    "No module may report fewer multiply-adds than its operators executed"
-    report = cost(copy.deepcopy(model).eval(), tokens)
-    for name, ran in report.counted.items():
-        said = report.rows[name].macs if name in report.rows else 0
-        if ran > 1.02 * said: raise CheckFailed(f"'{name}' reports {said:,} multiply-adds but its operators executed {ran:,}.")
+# %% ../../nbs/core/checks.ipynb #7ef646b7
+def check_executed(
+    model,
+    tokens: torch.Tensor, # [b t], t >= 2
+    **options,            # passed to forward and step
+):
+    "No module may report fewer multiply-adds than its operators executed, in a pass or in a step"
+    f = copy.deepcopy(model).eval()
+    for report in (cost(f, tokens, **options), decode_cost(f, tokens, **options)):
+        for name, ran in report.counted.items():
+            said = report.rows[name].macs if name in report.rows else 0
+            if ran > 1.02 * said: raise CheckFailed(f"'{name}' reports {said:,} multiply-adds but its operators executed {ran:,}.")
 
-# %% ../../nbs/core/checks.ipynb #598a89f6
-def check_probes(model, tokens):
+# %% ../../nbs/core/checks.ipynb #541badb5
+def check_probes(
+    model,
+    tokens: torch.Tensor, # [b t]
+    **options,            # passed to forward and step
+):
     "Recording must not change the output, must give [b t ...] and must leave nothing behind"
     f = copy.deepcopy(model).eval()
     if not probes(f): return
     with torch.no_grad():
-        quiet = _out(f(tokens))
-        with record(f) as rec: watched = _out(f(tokens))
-        with record(f) as steps: _steps(f, tokens, f.init_state(len(tokens)), {})
+        quiet = _out(f(tokens, **options))
+        with record(f) as rec: watched = _out(f(tokens, **options))
+        with record(f) as steps: _steps(f, tokens, f.init_state(len(tokens)), options)
     if not torch.equal(quiet, watched): raise CheckFailed("The output changes while probes are recorded.")
     for name in rec.names():
         if not rec[name]: continue # a point this pass does not reach, such as an exit that was not asked for
         for r in (rec, steps):
+            if r is steps and len(steps[name]) < tokens.shape[1]: continue # a step in which every row had left did not pass here
             if r.cat(name).shape[:2] != tokens.shape: raise CheckFailed(f"Probe '{name}' recorded {list(r.cat(name).shape)}, expected [b t ...] = {list(tokens.shape)} first.")
     if any(p.on for p in probes(f).values()): raise CheckFailed("A probe is still recording after the block ended.")
 
@@ -224,13 +256,12 @@ def check_overfit(
     if not last < share * first: raise CheckFailed(f"One batch was not memorised: loss {first:.2f} -> {last:.2f} nats in {steps} steps.")
     return first, last
 
-# %% ../../nbs/core/checks.ipynb #4774468d
+# %% ../../nbs/core/checks.ipynb #4a044671
 def check_tokenizer(
     tokenizer,   # `encode`, `decode`, `vocab_size`
     texts=("Hello, world.", "안녕하세요, 세계!", "각 = 각", "🧠✨ e\u0301", "\x00\t\r\n", "<|eos|>", ""),
 ):
     "Every text must come back unchanged (up to NFC) from ids inside the vocabulary"
-    import unicodedata
     for text in texts:
         ids, want = list(tokenizer.encode(text)), unicodedata.normalize("NFC", text)
         if any(not 0 <= i < tokenizer.vocab_size for i in ids): raise CheckFailed(f"An id of {text!r} is outside the vocabulary of {tokenizer.vocab_size}.")
@@ -258,7 +289,7 @@ def check_sparse_faster(
     s, d = res["sparse"].median_us, res["dense"].median_us
     return SpeedVerdict(d / s, s, d)
 
-# %% ../../nbs/core/checks.ipynb #ebf1afaf
+# %% ../../nbs/core/checks.ipynb #12328fb6
 class CheckReport(dict):
     "Check -> what was covered"
     def _repr_markdown_(self):
@@ -268,14 +299,18 @@ def check_model(
     model,                    # a `BrainModel`, any size; a tiny one is enough
     tokens=None,              # [b t], default random ids
 ) -> CheckReport:
-    "Put a model to every mandatory check, with every switch on and off; raises `CheckFailed`"
+    "Put a model to the checks of this page, with every switch on and off and in all its ways of use; raises `CheckFailed`"
     if tokens is None:
         length = min(model.config.context_length, 20)
         tokens = torch.randint(model.config.vocab_size, (3, length), generator=torch.Generator().manual_seed(1))
     report = CheckReport()
     variants = {"all on": model, **{f"without {m}": type(model)(model.config.without(m)) for m in model.mechanisms()}}
-    for check in (check_causal, check_rows_independent, check_gradients, check_train_eval_parity, check_step_parity, check_fresh_state, check_save_load, check_probes, check_executed):
-        for name, m in variants.items(): _named(check, m, tokens, name)
+    for check in (check_causal, check_rows_independent, check_train_eval_parity, check_step_parity, check_probes, check_executed):
+        for name, m in variants.items():
+            for way in m.ways(): _named(check, m, tokens, name, way)
+        report[check.__name__] = ", ".join(variants) + "".join(f"; with {w}" for w in model.ways() if w)
+    for check in (check_gradients, check_fresh_state, check_save_load):
+        for name, m in variants.items(): _named(check, m, tokens, name, {})
         report[check.__name__] = ", ".join(variants)
     for m in model.mechanisms(): check_switch(model, m, tokens)
     report["check_switch"] = ", ".join(model.mechanisms()) or "no switches"
@@ -283,21 +318,7 @@ def check_model(
     report["check_overfit"] = f"loss {first:.2f} -> {last:.2f} nats"
     return report
 
-def _named(check, model, tokens, variant):
-    "Run one check; a failure says for which variant"
-    try: check(model, tokens)
-    except CheckFailed as e: raise CheckFailed(f"{check.__name__}, {variant}: {e}") from None
-
-# %% ../../nbs/core/checks.ipynb #27962dae
-def check_way_in(
-    name: str, # as in `brainlab.build`
-):
-    "Build, shapes, and save and load across processes for a model known by name"
-    import brainlab
-    model = brainlab.build(name, preset="tiny").eval()
-    v = model.config.vocab_size
-    tokens = torch.randint(v, (2, 8), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad(): shape = tuple(model(tokens).logits.shape)
-    if shape != (2, 8, v): raise CheckFailed(f"'{name}' answers {list(shape)} to tokens [2 8], expected [b t v] = [2, 8, {v}].")
-    if set(model.mechanisms()) - set(model.config.switches): raise CheckFailed(f"'{name}' lists a mechanism that is no switch.")
-    check_fresh_process(model, tokens)
+def _named(check, model, tokens, variant, way):
+    "Run one check; a failure says for which variant and way of use"
+    try: check(model, tokens, **way)
+    except CheckFailed as e: raise CheckFailed(f"{check.__name__}, {variant}{f' {way}' if way else ''}: {e}") from None

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 # %% ../../nbs/core/cost.ipynb #664e4f84
 from .errors import BrainlabError
 
-# %% ../../nbs/core/cost.ipynb #9d360358
+# %% ../../nbs/core/cost.ipynb #15ee2ec3
 @dataclass
 class Work:
     "What a module did, beside what its dense equivalent would have done"
@@ -32,8 +32,6 @@ class Work:
     neurons: int = 0            # neurons there are, summed over tokens
 
     def __add__(self, other): return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-Work(macs=2) + Work(macs=3, active=1)
 
 # %% ../../nbs/core/cost.ipynb #77a0cb0c
 _aten = torch.ops.aten
@@ -181,14 +179,17 @@ class _Meter:
         _merge(self.stack[-1].rows, f.finished())
         if hasattr(m, "executed"): self.counted[f.name] = self.counted.get(f.name, 0) + f.ops
 
-# %% ../../nbs/core/cost.ipynb #d101da6f
+# %% ../../nbs/core/cost.ipynb #2a9cc515
 def measure(
     model: nn.Module,
     run,         # function without arguments that uses the model
     tokens: int, # tokens it processes
 ) -> CostReport:
     "Run once, without gradient, and report what was executed"
+    cuda = torch.cuda.is_available() and any(p.is_cuda for p in model.parameters())
+    if cuda: torch.cuda.reset_peak_memory_stats(); before = torch.cuda.memory_allocated()
     with torch.no_grad(), _Meter(model) as meter, _steps_as_calls(model, meter), PeakMemory() as mem: run()
+    if cuda: mem.peak = torch.cuda.max_memory_allocated() - before
     rows = _merge(_Frame("outside", None, meter.stack[0].own).finished(), meter.stack[0].rows)
     return CostReport({k: w for k, w in rows.items() if w != Work()}, tokens, mem.peak, meter.counted)
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import ClassVar
 from zlib import crc32
 
-# %% ../../nbs/core/model.ipynb #44869fff
+# %% ../../nbs/core/model.ipynb #c0ccf168
 import torch
+from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 from .errors import BrainlabError, UsageError, unknown
 from .files import atomic_dir, atomic_write, load_tensors, read_json, save_tensors, verify_manifest, write_manifest
 
-# %% ../../nbs/core/model.ipynb #33a95845
+# %% ../../nbs/core/model.ipynb #cb3b1a85
 @dataclass
 class ModelConfig:
     "Base of all model configs"
@@ -33,23 +34,34 @@ class ModelConfig:
     seed: int = 42             # initial weights
 
     switches: ClassVar[tuple] = ()  # boolean fields that are mechanisms
+    owns: ClassVar[dict] = {}       # mechanism -> fields that matter only while it is on
     needs: ClassVar[dict] = {}      # mechanism -> mechanism it stands on
     presets: ClassVar[dict] = {"tiny": {}}
 
     @classmethod
-    def preset(cls, name="tiny", **overrides):
+    def preset(cls,
+        name: str = "tiny", # one of `presets`
+        **overrides,        # fields that should differ
+    ):
         "The named size with `overrides`; raises `UsageError` for an unknown preset or field"
         if name not in cls.presets: raise unknown("preset", name, cls.presets, cls.__name__)
         return cls.from_dict({**cls.presets[name], **overrides})
 
     @classmethod
-    def from_dict(cls, values: dict):
+    def from_dict(cls,
+        values: dict, # field -> plain value, as `to_dict` gives it
+    ):
         "A config from plain values; unknown fields and values of the wrong type are refused"
         types = {f.name: f.type for f in fields(cls)}
         for k, v in values.items():
             if k not in types: raise unknown("config field", k, types, cls.__name__)
             _check_type(cls.__name__, k, v, types[k])
         return cls(**values)
+
+    def at_least_one(self, *names: str):
+        "Refuse sizes below 1; raises `UsageError`"
+        for k in names:
+            if getattr(self, k) < 1: raise UsageError(f"Field '{k}' of {type(self).__name__} must be at least 1, got {getattr(self, k)}.")
 
     def to_dict(self) -> dict:
         "Plain values, as stored in config.json"
@@ -111,7 +123,7 @@ def cross_entropy(
     "Mean next-token cross-entropy, computed in fp32"
     return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=-100)
 
-# %% ../../nbs/core/model.ipynb #8b50263a
+# %% ../../nbs/core/model.ipynb #08d4275e
 class BrainModel(nn.Module):
     "Base of all models"
     name: ClassVar[str] = ""               # as in `brainlab.build(name)`
@@ -137,9 +149,13 @@ class BrainModel(nn.Module):
         "Parameters, counted; tied ones once"
         return sum(p.numel() for p in self.parameters())
 
-    def check_tokens(self, tokens: torch.Tensor, longest: int | None = None) -> torch.Tensor:
+    def ways(self) -> list:
+        "Options of `forward`, `prefill` and `step` that are ways of using the model; each is put to the checks"
+        return [{}]
+
+    def check_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         "`tokens` if they are ids [b t] this model can take; raises `UsageError`"
-        longest = self.config.context_length if longest is None else longest
+        longest = self.config.context_length
         if tokens.ndim != 2 or tokens.is_floating_point(): raise UsageError(f"Tokens must be integer ids shaped [b t], got {tokens.dtype} {list(tokens.shape)}.")
         if tokens.shape[1] > longest: raise UsageError(f"{tokens.shape[1]} tokens do not fit the context of {longest}; shorten the text or build the model with a larger context_length.")
         return tokens
@@ -188,19 +204,24 @@ def load_weights(model: nn.Module, folder):
     model.load_state_dict(stored)
     return model
 
-# %% ../../nbs/core/model.ipynb #55ef176a
-def _save_pretrained(self: BrainModel, folder, replace: bool = True):
+# %% ../../nbs/core/model.ipynb #62aca47a
+@patch
+def save_pretrained(self: BrainModel,
+    folder,               # target
+    replace: bool = True, # may an existing folder be replaced?
+):
     "Write the model as a folder, all at once"
     with atomic_dir(folder, replace=replace) as tmp:
         write_model(self, tmp)
         write_manifest(tmp)
 
-def _from_pretrained(cls, folder):
+@patch(cls_method=True)
+def from_pretrained(cls: BrainModel,
+    folder, # as `save_pretrained` wrote it
+):
     "Read a folder that `save_pretrained` wrote; every file is checked against its SHA-256"
     if not Path(folder).is_dir(): raise BrainlabError(f"There is no model folder '{folder}'.")
     verify_manifest(folder)
     name, values = read_config(folder)
     if name != cls.name: raise BrainlabError(f"'{folder}' holds a '{name}' model, not a '{cls.name}'; use brainlab.load to read any model.")
     return load_weights(cls(cls.config_class.from_dict(values)), folder).eval()
-
-BrainModel.save_pretrained, BrainModel.from_pretrained = _save_pretrained, classmethod(_from_pretrained)

@@ -12,8 +12,9 @@ import json, re
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
-# %% ../../nbs/core/probe.ipynb #56a858a1
+# %% ../../nbs/core/probe.ipynb #7fd7451b
 import torch
+from fastcore.basics import patch
 from torch import nn
 
 # %% ../../nbs/core/probe.ipynb #664e4f84
@@ -63,7 +64,7 @@ class Recording:
         rows = [f"| `{k}` | {len(v)} | {list(v[-1].shape)} |" for k, v in self.tensors.items() if v]
         return "\n".join(["| probe | calls | last shape |", "|---|---:|---|", *rows])
 
-# %% ../../nbs/core/probe.ipynb #40fbb988
+# %% ../../nbs/core/probe.ipynb #a25f7909
 def probes(model: nn.Module, *patterns: str) -> dict:
     "Probes of `model` by dotted name, those that match any of `patterns` (default all)"
     found = {n.replace("_orig_mod.", ""): m for n, m in model.named_modules() if isinstance(m, Probe)}
@@ -80,6 +81,7 @@ def record(
     if not chosen:
         raise BrainlabError(f"No probe matches {', '.join(patterns) or 'anything'}; this model has: {_families(model) or 'no probes'}.")
     rec = Recording({n: [] for n in chosen})
+    if keep is not None and keep < 1: raise BrainlabError(f"keep is {keep}, expected at least 1, or None for everything.")
     before = {n: p.sink for n, p in chosen.items()}
     try:
         for n, p in chosen.items(): p.sink = _sink(rec.tensors[n], keep, before[n])
@@ -100,17 +102,21 @@ def _sink(out, keep, outer):
         if outer is not None: outer(x)
     return take
 
-# %% ../../nbs/core/probe.ipynb #45fe05d9
-def _save(self: Recording, path):
+# %% ../../nbs/core/probe.ipynb #33583e54
+@patch
+def save(self: Recording,
+    path, # target file
+):
     "Store as safetensors; metadata goes into the header"
     from brainlab.core.files import save_tensors
     save_tensors(path, {k: torch.cat(v, 1) for k, v in self.tensors.items() if v}, {"recording": json.dumps(self.metadata, ensure_ascii=False)})
 
-def _load(path) -> Recording:
-    "Read a recording that `save` wrote"
+@patch(cls_method=True)
+def load(cls: Recording,
+    path, # file that `save` wrote
+):
+    "Read a recording; raises `BrainlabError`"
     from brainlab.core.files import load_tensors
     tensors, meta = load_tensors(path, metadata=True)
     if "recording" not in meta: raise BrainlabError(f"'{path}' holds tensors but is not a recording.")
-    return Recording({k: [v] for k, v in tensors.items()}, json.loads(meta["recording"]))
-
-Recording.save, Recording.load = _save, staticmethod(_load)
+    return cls({k: [v] for k, v in tensors.items()}, json.loads(meta["recording"]))

@@ -16,7 +16,7 @@ import torch
 # %% ../../nbs/core/state.ipynb #664e4f84
 from .errors import BrainlabError
 
-# %% ../../nbs/core/state.ipynb #42a46c6f
+# %% ../../nbs/core/state.ipynb #46c40090
 @dataclass
 class State:
     "Base of all states: tensors with rows first, and a position per row"
@@ -26,12 +26,16 @@ class State:
         "A state of the same kind with `f` applied to every tensor"
         return replace(self, **{k.name: _map(getattr(self, k.name), f) for k in fields(self)})
 
-    def reset(self, rows):
-        "Forget `rows` (indices or mask [b]) in place; a new sequence may start there"
+    def reset(self,
+        rows, # indices or a mask [b]
+    ):
+        "Forget `rows` in place; a new sequence may start there"
         for t in self.tensors().values(): t[rows] = 0
         return self
 
-    def select(self, rows):
+    def select(self,
+        rows, # indices (may repeat) or a mask [b]
+    ):
         "A state that holds copies of `rows` only, in that order; rows may repeat"
         rows = torch.as_tensor(rows, device=self.position.device)
         if not rows.numel(): rows = rows.long()
@@ -57,9 +61,10 @@ class State:
     def load(self, path):
         "Fill this state in place from a file that `save` wrote; raises `BrainlabError` if it does not fit"
         from brainlab.core.files import load_tensors
-        stored, mine = load_tensors(path), self.tensors()
-        bad = [k for k in {**mine, **stored} if k not in stored or k not in mine or stored[k].shape != mine[k].shape]
-        if bad: raise BrainlabError(f"'{path}' does not fit this state: '{bad[0]}' is missing or has another shape; use a state of the same model and batch size.")
+        (stored, meta), mine = load_tensors(path, metadata=True), self.tensors()
+        if meta.get("state") != type(self).__name__: raise BrainlabError(f"'{path}' holds a '{meta.get('state')}', expected a '{type(self).__name__}'; use a state of the same model.")
+        bad = [k for k in {**mine, **stored} if k not in stored or k not in mine or (stored[k].shape, stored[k].dtype) != (mine[k].shape, mine[k].dtype)]
+        if bad: raise BrainlabError(f"'{path}' does not fit this state: '{bad[0]}' is missing or has another shape or type; use a state of the same model and batch size.")
         with torch.no_grad():
             for k, t in mine.items(): t.copy_(stored[k])
         return self

@@ -14,7 +14,7 @@ import torch
 from ..core.errors import UsageError
 from .sampling import check_sampling, sample
 
-# %% ../../nbs/decoding/generate.ipynb #a835c7c4
+# %% ../../nbs/decoding/generate.ipynb #5ee69824
 def _exit_option(model, exit_threshold):
     "Keyword for `step`: the given threshold, or the config's where the model can leave early"
     if exit_threshold == "config": exit_threshold = model.config.exit_threshold if "early_exit" in model.mechanisms() else None
@@ -27,8 +27,9 @@ def check_prompt(model, tokens):
     longest = model.config.context_length
     if not tokens.numel(): raise UsageError("The prompt is empty; give at least one token.")
     if tokens.shape[1] > longest: raise UsageError(f"The prompt has {tokens.shape[1]} tokens but the model's context is {longest}; shorten the prompt.")
-    if tokens.min() < 0 or tokens.max() >= model.config.vocab_size:
-        raise UsageError(f"The prompt has token id {int(tokens.max())}, the vocabulary is {model.config.vocab_size}; it was encoded by another tokenizer.")
+    bad = tokens[(tokens < 0) | (tokens >= model.config.vocab_size)]
+    if bad.numel():
+        raise UsageError(f"The prompt has token id {int(bad[0])}, the vocabulary is {model.config.vocab_size}; it was encoded by another tokenizer.")
     return model.check_tokens(tokens)
 
 @torch.inference_mode()
@@ -48,10 +49,16 @@ def stream_tokens(
     tokens, exits = check_prompt(model, tokens), _exit_option(model, exit_threshold)
     gen, known = torch.Generator(model.device), getattr(model.tokenizer, "vocab_size", None) # the model's vocabulary may be padded
     gen.manual_seed(seed) if seed is not None else gen.seed()
-    return _steps(model.eval(), tokens, max_new_tokens, lambda logits: sample(logits[:, :known], temperature, top_k, top_p, gen), exits)
+    return _steps(model, tokens, max_new_tokens, lambda logits: sample(logits[:, :known], temperature, top_k, top_p, gen), exits)
 
 def _steps(model, tokens, n, pick, exits):
-    "The loop: pick, yield, feed back; the window slides when it is full"
+    "Generate in evaluation mode and give the mode back"
+    was = model.training
+    try: yield from _loop(model.eval(), tokens, n, pick, exits)
+    finally: model.train(was)
+
+def _loop(model, tokens, n, pick, exits):
+    "Pick, yield, feed back; the window slides when it is full"
     with torch.inference_mode():
         state = model.init_state(len(tokens))
         out, used = model.prefill(tokens, state), tokens.shape[1]

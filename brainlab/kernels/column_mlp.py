@@ -34,23 +34,24 @@ def direct(x, index, gate, up, down): # shapes as in `reference`
             y[i].addmv_(down[j].T, h.mul_(gate[i, n]))
     return y
 
-# %% ../../nbs/kernels/column_mlp.ipynb #32e80529
+# %% ../../nbs/kernels/column_mlp.ipynb #6cac3287
 def plan(
     index: torch.Tensor, # [t k]
     c: int,              # number of columns
-) -> tuple:              # token of each sorted row [t*k], place of each pair [t*k], rows per column (list)
-    "Group (token, choice) pairs by column"
+) -> tuple:              # pair in each sorted row [t*k], row of each pair [t*k], rows per column (list)
+    "Sort (token, choice) pairs by column"
     order = index.flatten().argsort(stable=True)
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-    return order // index.shape[1], place, torch.bincount(index.flatten(), minlength=c).tolist()
+    return order, place, torch.bincount(index.flatten(), minlength=c).tolist()
 
-# %% ../../nbs/kernels/column_mlp.ipynb #05f11bb2
+# %% ../../nbs/kernels/column_mlp.ipynb #12490249
 class _Grouped(torch.autograd.Function):
     "Sorted grouped form with a hand-written backward"
     @staticmethod
     def forward(ctx, x, index, gate, up, down):
-        token, place, counts = plan(index, len(up))
-        xs, gs = x[token], gate.flatten()[place.argsort()]
+        order, place, counts = plan(index, len(up))
+        token = order // max(index.shape[1], 1)
+        xs, gs = x[token], gate.flatten()[order]
         r, ys, lo = x.new_empty(len(token), up.shape[1]), torch.empty_like(xs), 0
         for j, n in enumerate(counts):
             if not n: continue
@@ -83,11 +84,13 @@ def _gather_sum(rows, place, shape):
     return rows[place].view(*shape, rows.shape[-1]).sum(1) if shape[1] > 1 else rows[place]
 
 def grouped(x, index, gate, up, down): # shapes as in `reference`
-    "Sort pairs by column, one dense product per column; differentiable"
+    "Sort pairs by column, one dense product per column; differentiable; under autocast in its type, as a matrix product would be"
+    if torch.is_autocast_enabled(x.device.type):
+        x, gate, up, down = (o.to(torch.get_autocast_dtype(x.device.type)) for o in (x, gate, up, down))
     return _Grouped.apply(x, index, gate, up, down)
 
-# %% ../../nbs/kernels/column_mlp.ipynb #589d9dd5
-direct_pairs = 16 # (token, column) pairs up to which the direct form is faster, CPU
+# %% ../../nbs/kernels/column_mlp.ipynb #0b51494b
+direct_pairs = 16 # (token, column) pairs up to which the direct form is taken on a CPU
 
 def column_mlp(
     x: torch.Tensor,     # tokens [t d]

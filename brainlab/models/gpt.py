@@ -23,7 +23,7 @@ from ..core.state import StackState
 from ..layers.attention import CausalAttention
 from ..layers.columns import DenseMLP
 
-# %% ../../nbs/models/gpt.ipynb #fc5ee713
+# %% ../../nbs/models/gpt.ipynb #dd0a2416
 @dataclass
 class GPTConfig(ModelConfig):
     "Sizes of a dense transformer"
@@ -42,8 +42,7 @@ class GPTConfig(ModelConfig):
     }
 
     def __post_init__(self):
-        for k in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
-            if getattr(self, k) < 1: raise UsageError(f"Field '{k}' of GPTConfig must be at least 1, got {getattr(self, k)}.")
+        self.at_least_one("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
         if self.n_hidden < 0: raise UsageError(f"Field 'n_hidden' of GPTConfig must be 0 or more, got {self.n_hidden}.")
 
 # %% ../../nbs/models/gpt.ipynb #d3918e52

@@ -57,6 +57,13 @@ def pack_optimizer(model, optimizer) -> dict: # "parameter/moment" -> tensor
     state, names = optimizer.state_dict()["state"], _names(model, optimizer)
     return {f"{names[i]}/{k}": v for i, row in state.items() for k, v in row.items() if torch.is_tensor(v)}
 
+def _check_moments(index, state):
+    "Every parameter needs every moment"
+    kinds = set().union(*state.values())
+    for name, i in index.items():
+        lacks = sorted(kinds - set(state.get(i, ()))) if kinds else ["moments"]
+        if lacks: raise BrainlabError(f"The stored optimizer lacks {', '.join(lacks)} of '{name}'; it is not whole, use another checkpoint.")
+
 def unpack_optimizer(model, optimizer, tensors: dict):
     "Put moments that `pack_optimizer` returned back into `optimizer`"
     index = {n: i for i, n in enumerate(_names(model, optimizer))}
@@ -65,6 +72,7 @@ def unpack_optimizer(model, optimizer, tensors: dict):
         name, _, moment = key.rpartition("/")
         if name not in index: raise BrainlabError(f"The stored optimizer has moments for '{name}', which this model lacks; resume with the same model config.")
         state.setdefault(index[name], {})[moment] = v
+    _check_moments(index, state)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 # %% ../../nbs/training/checkpoint.ipynb #d6d2d5dd
@@ -114,12 +122,7 @@ def checkpoints(run_dir) -> list: # folders, oldest first
 
 def verify(path):
     "Check every byte of a checkpoint; raises `BrainlabError` naming the bad file"
-    path = Path(path)
-    rows = read_json(path/"manifest.json")
-    if not isinstance(rows, dict) or not all(isinstance(r, dict) and {"sha256", "bytes"} <= set(r) for r in rows.values()):
-        raise BrainlabError(f"'{path}/manifest.json' was changed since it was written; use another checkpoint.")
-    for name in sorted(REQUIRED - set(rows)): raise BrainlabError(f"'{path}/{name}' is not in the manifest; use another checkpoint.")
-    verify_manifest(path)
+    for name in sorted(REQUIRED - set(verify_manifest(path))): raise BrainlabError(f"'{path}/{name}' is not in the manifest; use another checkpoint.")
 
 def remove(path):
     "Delete a checkpoint; its name goes first, so that a crash leaves no half checkpoint behind"
@@ -167,4 +170,4 @@ def check_same(
         field = next((k for k in rows if was.get(k) != here.get(k)), None)
         if field is not None: was, here = was.get(field), here.get(field)
         raise BrainlabError(f"The checkpoint was made with {group}{f' {field}' if field else ''} = {was}, this run has {here}; "
-                            f"make them equal, start in another folder, or allow it with override=('{group}',).")
+                            f"make them equal, start in another folder, or allow it with override=['{group}'].")

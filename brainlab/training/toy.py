@@ -63,13 +63,13 @@ class ToyLoader:
         vocab_size=32,      # v
         jump=.1,            # share of tokens that are drawn at random
     ):
-        self.batch_size, self.length, self.seed, self.vocab_size, self.jump = batch, length, seed, vocab_size, jump
+        self.rows, self.length, self.split, self.seed, self.vocab_size, self.jump = batch, length, "train", seed, vocab_size, jump
         self.hash, self.tokenizer_hash = f"counting-{vocab_size}-{jump}", f"numbers-{vocab_size}"
 
     def batch(self, step: int): # tokens [b t], targets [b t]
         "The rows of `step`"
         gen = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        shape = self.batch_size, self.length + 1
+        shape = self.rows, self.length + 1
         steps = torch.where(torch.rand(shape, generator=gen) < self.jump, torch.randint(self.vocab_size, shape, generator=gen), 1)
         rows = steps.cumsum(1) % self.vocab_size
         return rows[:, :-1], rows[:, 1:]
