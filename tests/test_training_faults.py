@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from brainlab.core.errors import BrainlabError, IOFault
+from brainlab.core.errors import BrainlabError, IOFault, UsageError
 from brainlab.core.files import read_json
+from brainlab.models.braingpt import BrainGPT, BrainGPTConfig
+from brainlab.models.gpt import GPT, GPTConfig
 from brainlab.training.callbacks import Checkpointing, Metrics, SpikeGuard, Status, Stop, read_metrics
 from brainlab.training.checkpoint import checkpoints, fingerprint, latest, pack_optimizer, save, sweep, verify
 from brainlab.training.toy import Toy, ToyConfig, ToyLoader
@@ -26,7 +28,7 @@ STEPS, EVERY = 40, 5
 
 # Workers are forked from a clean process that has torch loaded but has never trained.
 workers = multiprocessing.get_context("forkserver")
-workers.set_forkserver_preload(["torch._dynamo", "safetensors.torch", "pytest", "brainlab.training.callbacks", "brainlab.training.toy"])
+workers.set_forkserver_preload(["torch._dynamo", "safetensors.torch", "pytest", "brainlab.training.callbacks", "brainlab.training.toy", "brainlab.models.braingpt"])
 
 
 def make(run_dir, *more, steps=STEPS, loader=None, model=None, **config):
@@ -35,9 +37,14 @@ def make(run_dir, *more, steps=STEPS, loader=None, model=None, **config):
     return Trainer(model or Toy(ToyConfig()), loader or ToyLoader(4, 8), config, [Status(run_dir), Metrics(run_dir), Checkpointing(run_dir), SpikeGuard(), Stop(), *more])
 
 
+def brain(kind=BrainGPT, **kw):
+    "A BrainGPT as small as the toy; its homeostasis counts in buffers that are not stored"
+    return kind(BrainGPTConfig.preset("tiny", **{"vocab_size": 32, "context_length": 16, "n_layer": 2, "n_embd": 16, "n_cortical_columns": 8, "column_size": 4, "sparsity_base": .75, **kw}))
+
+
 def bits(trainer):
-    "Hashes of weights and moments"
-    return fingerprint(trainer.model.state_dict()), fingerprint(pack_optimizer(trainer.model, trainer.optimizer))
+    "Hashes of weights, all buffers (also those that are not stored) and moments"
+    return (fingerprint(trainer.model.state_dict()), fingerprint(dict(trainer.model.named_buffers())), fingerprint(pack_optimizer(trainer.model, trainer.optimizer)))
 
 
 def losses(run_dir): return [(r["step"], r.get("loss"), r["lr"]) for r in read_metrics(run_dir)]
@@ -51,9 +58,17 @@ def whole(tmp_path_factory):
     return bits(run), losses(run_dir)
 
 
-def finish(run_dir, steps=STEPS):
+@pytest.fixture(scope="module")
+def whole_brain(tmp_path_factory):
+    "The same for a BrainGPT"
+    run_dir = tmp_path_factory.mktemp("whole-brain")
+    run = make(run_dir, model=brain()).fit()
+    return bits(run), losses(run_dir)
+
+
+def finish(run_dir, steps=STEPS, model=None):
     "Resume in this process and train to the end"
-    run = make(run_dir, steps=steps)
+    run = make(run_dir, steps=steps, model=model)
     run.resume(run_dir)
     return run.fit()
 
@@ -87,11 +102,11 @@ class Beat:
     def after_step(self, trainer): self.event.set(); time.sleep(.002)
 
 
-def work(run_dir, steps=STEPS, event=None, crash_at=None, log=None):
+def work(run_dir, steps=STEPS, event=None, crash_at=None, log=None, brains=False):
     "One life of a training process"
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    run = make(run_dir, *([Beat(event)] if event else []), steps=steps)
+    run = make(run_dir, *([Beat(event)] if event else []), steps=steps, model=brain() if brains else None)
     run.resume(run_dir)
     if crash_at is not None: Crash(crash_at, log)
     run.fit()
@@ -128,6 +143,21 @@ def test_killed_run_goes_on_bitwise(case, tmp_path, whole):
     run = finish(tmp_path)
     assert (bits(run), losses(tmp_path)) == whole
     assert not list(tmp_path.glob(".step-*"))
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_killed_brain_goes_on_bitwise(case, tmp_path, whole_brain):
+    rng = random.Random(case)
+    if case % 3 == 0: ended(life(tmp_path, crash_at=rng.randrange(300), brains=True), -signal.SIGKILL)
+    else:
+        begun = workers.Event()
+        p = life(tmp_path, event=begun, brains=True)
+        assert begun.wait(60)
+        time.sleep(rng.random() * .3)
+        p.kill()
+        ended(p)
+    run = finish(tmp_path, model=brain())
+    assert (bits(run), losses(tmp_path)) == whole_brain
 
 
 # T2: crash before and after every write, fsync, rename and removal of a save that also prunes
@@ -260,8 +290,8 @@ def test_signal_saves_and_resumes_bitwise(case, tmp_path, whole):
 
 # T6: bad numbers
 
-class Bad(Toy):
-    "A toy whose loss or gradient is spoilt at chosen steps"
+class Spoilt:
+    "Makes the loss or gradient of a model bad at chosen steps"
     at, how, calls = (), "loss", 0
     def loss(self, tokens, targets):
         out, self.calls = super().loss(tokens, targets), self.calls + 1
@@ -271,6 +301,12 @@ class Bad(Toy):
         return out
 
 
+class Bad(Spoilt, Toy): "A toy that is spoilt"
+
+
+class BadBrain(Spoilt, BrainGPT): "A BrainGPT that is spoilt"
+
+
 class Watch:
     "Callback that keeps the hashes after each step"
     order = 98
@@ -278,8 +314,8 @@ class Watch:
     def after_step(self, trainer): self.seen.append((bool(trainer.reason), bits(trainer)))
 
 
-def bad_run(run_dir, how, at, steps=80):
-    model = Bad(ToyConfig())
+def bad_run(run_dir, how, at, steps=80, model=None):
+    model = model or Bad(ToyConfig())
     model.how, model.at = how, at
     watch = Watch()
     return make(run_dir, watch, model=model, steps=steps, save_every=0), watch
@@ -295,6 +331,26 @@ def test_bad_step_changes_nothing(how, at, tmp_path):
     rows = read_metrics(tmp_path)
     assert {r["step"] for r in rows if "skipped" in r} == at
     assert all(math.isfinite(r["loss"]) for r in rows if "loss" in r)
+
+
+@pytest.mark.parametrize("how, at", [("loss", {4}), ("gradient", {4, 5}), ("spike", {70})])
+def test_bad_step_changes_nothing_in_a_brain(how, at, tmp_path):
+    run, watch = bad_run(tmp_path, how, at, model=brain(BadBrain))
+    run.fit()
+    assert {i + 1 for i, (skipped, _) in enumerate(watch.seen) if skipped} == at
+    for i in at: assert watch.seen[i-1][1] == watch.seen[i-2][1]
+
+
+def test_checkpoint_right_after_a_skip_resumes_bitwise(tmp_path):
+    "The columns counted in the skipped step are forgotten, as they are in the process that resumes"
+    straight, _ = bad_run(tmp_path/"straight", "loss", {4}, steps=8, model=brain(BadBrain))
+    straight.fit()
+    model = brain(BadBrain)
+    model.at = {4}
+    make(tmp_path/"two", StopAt(4), model=model, steps=8, save_every=0).fit()
+    rest = make(tmp_path/"two", model=brain(BadBrain), steps=8, save_every=0)
+    assert rest.resume(tmp_path/"two") == 4 and rest.skipped == 1
+    assert bits(rest.fit()) == bits(straight)
 
 
 @pytest.mark.parametrize("how, first", [("loss", 4), ("gradient", 1)])
@@ -320,8 +376,8 @@ def test_spike_statistics_ignore_bad_losses(tmp_path):
 
 # T7: out of memory
 
-class Tight(Toy):
-    "A toy on a device that holds `rows` rows, or whose memory runs out in backward once"
+class Small:
+    "A model on a device that holds `rows` rows, or whose memory runs out in backward once"
     rows, where, failed = 99, "forward", False
     def fail(self, *_):
         self.failed = True
@@ -334,13 +390,20 @@ class Tight(Toy):
         return out
 
 
+class Tight(Small, Toy): "A tight toy"
+
+
+class TightBrain(Small, BrainGPT): "A tight BrainGPT"
+
+
+@pytest.mark.parametrize("kind", ["toy", "brain"])
 @pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize("rows, parts", [(2, 2), (1, 4)])
-def test_smaller_parts_same_run(where, rows, parts, tmp_path):
-    model = Tight(ToyConfig())
+def test_smaller_parts_same_run(where, rows, parts, kind, tmp_path):
+    model = brain(TightBrain) if kind == "brain" else Tight(ToyConfig())
     model.rows, model.where = rows, where
     tight = make(tmp_path/"tight", model=model, steps=8).fit()
-    cut = make(tmp_path/"cut", steps=8, grad_accumulation=parts).fit()
+    cut = make(tmp_path/"cut", model=brain() if kind == "brain" else None, steps=8, grad_accumulation=parts).fit()
     assert model.failed and (tight.micro, tight.tokens) == (parts, 8*4*8)
     assert bits(tight) == bits(cut)  # also the dropout masks: random state went back with the batch
 
@@ -366,11 +429,49 @@ def test_out_of_memory_in_the_optimizer_step(tmp_path, whole):
     assert bits(run.fit()) == whole[0]
 
 
+@pytest.mark.parametrize("at", range(1, 5))
+def test_out_of_memory_for_moments_steps_no_group(at, tmp_path, monkeypatch):
+    "Two groups of parameters; making the moments fails at tensor `at`, also in the second group"
+    real, calls = torch.zeros_like, []
+    def full(*a, **kw):
+        calls.append(1)
+        if len(calls) == at: raise torch.OutOfMemoryError("simulated")
+        return real(*a, **kw)
+    class Scaled(Toy):
+        def forward(self, tokens):
+            out = super().forward(tokens)
+            out.logits = out.logits * self.scale.mean()
+            return out
+    def build(run_dir):
+        m = Scaled(ToyConfig())
+        m.scale = torch.nn.Parameter(torch.ones(3))
+        return make(run_dir, model=m, steps=6)
+    straight = bits(build(tmp_path/"straight").fit())
+    with monkeypatch.context() as m:
+        m.setattr(torch, "zeros_like", full)
+        try: run = build(tmp_path/"full")
+        except BrainlabError as e:
+            assert "Out of memory for the optimizer's moments" in str(e)
+            run = build(tmp_path/"full")
+        assert len(run.optimizer.param_groups) == 2
+        assert bits(run.fit()) == straight
+
+
+def test_half_an_optimizer_step_is_not_repeated(tmp_path):
+    run = make(tmp_path)
+    def half():
+        with torch.no_grad(): run.model.embed.weight.mul_(.9)
+        raise torch.OutOfMemoryError("simulated")
+    run.optimizer.step = half
+    with pytest.raises(BrainlabError, match="middle of an optimizer step"): run.fit()
+
+
 # T8: not the same run
 
 DIFFERENT = {
     "data": dict(loader=ToyLoader(4, 8, jump=.3)), "vocabulary": dict(loader=ToyLoader(4, 8, vocab_size=31)), "seed of the batches": dict(loader=ToyLoader(4, 8, seed=7)),
     "width": dict(model=Toy(ToyConfig(width=8))), "dropout": dict(model=Toy(ToyConfig(dropout=.2))), "lr": dict(lr=.5), "seed": dict(seed=7), "steps": dict(steps=99),
+    "rows": dict(loader=ToyLoader(6, 8), batch=6), "length": dict(loader=ToyLoader(4, 6), length=6),
 }
 
 
@@ -384,6 +485,28 @@ def test_worker_count_is_refused_and_override_allows(two):
     loader.world = 2
     with pytest.raises(BrainlabError, match="loader world = 1, this run has 2"): make(two, loader=loader, steps=2*EVERY).resume(two)
     assert make(two, loader=loader, steps=2*EVERY).resume(two, override=("loader",)) == 2*EVERY
+
+
+def test_loader_and_config_must_agree(tmp_path):
+    with pytest.raises(UsageError, match="'batch' is 4, but the loader gives 6"): make(tmp_path, loader=ToyLoader(6, 8))
+    with pytest.raises(UsageError, match="'length' is 8, but the loader gives 9"): make(tmp_path, loader=ToyLoader(4, 9))
+    run = make(tmp_path, loader=ToyLoader(6, 9), batch=0, length=0)
+    assert (run.config.batch, run.config.length) == (6, 9)
+
+
+def test_unknown_override(two):
+    with pytest.raises(UsageError, match="did you mean 'loader'"): make(two, steps=2*EVERY).resume(two, override=("loaders",))
+
+
+# Precision
+
+@pytest.mark.parametrize("kind", ["gpt", "braingpt"])
+def test_three_steps_in_bf16(kind, tmp_path):
+    model = brain() if kind == "braingpt" else GPT(GPTConfig.preset("tiny", vocab_size=32, context_length=16, n_layer=2, n_embd=16))
+    before = fingerprint(dict(model.named_parameters()))
+    run = make(tmp_path, model=model, steps=3, precision="bf16").fit()
+    assert run.precision == "bf16" and run.skipped == 0 and math.isfinite(run.loss)
+    assert {p.dtype for p in model.parameters()} == {torch.float32} and fingerprint(dict(model.named_parameters())) != before
 
 
 def test_sweep_removes_only_leftovers(tmp_path):

@@ -6,8 +6,10 @@ Docs: https://brainlab.github.io/brainlab/cli/doctor.html.md"""
 
 # %% auto #0
 __all__ = ['LOOKS', 'Finding', 'installed', 'look_python', 'look_cpu', 'memory_bytes', 'look_memory', 'look_disk', 'look_torch',
-           'look_cuda', 'look_triton', 'compiler', 'look_compiler', 'look_faiss', 'look_language', 'look_browser',
-           'look_quarto', 'look_fonts', 'look_settings', 'examine', 'table', 'add', 'run']
+           'look_cuda', 'look_triton', 'look_columns', 'attention_operators', 'look_attention', 'compiler',
+           'look_compiler', 'look_faiss', 'has_memory', 'look_embedder', 'look_tracker', 'look_records',
+           'look_language', 'look_browser', 'look_quarto', 'look_fonts', 'look_settings', 'examine', 'table', 'add',
+           'run']
 
 # %% ../../nbs/cli/doctor.ipynb #50a8f8cc
 import functools, json, os, platform, shutil, subprocess, sys
@@ -40,7 +42,7 @@ def look_python():
 def look_cpu():
     "Cores and threads"
     import torch
-    from brainlab.bench.records import cores, cpu_name
+    from brainlab.core.machine import cores, cpu_name
     return Finding("cpu", f"{cpu_name()}, {cores()} usable cores", f"torch uses {torch.get_num_threads()} threads")
 
 def memory_bytes() -> tuple: # (total, available)
@@ -83,8 +85,39 @@ def look_triton():
     "Triton, whose launcher needs a device and a C compiler"
     import torch
     if find_spec("triton") is None: return Finding("triton", "not installed", "the PyTorch form of each kernel", False)
-    if not torch.cuda.is_available(): return Finding("triton", installed("triton"), "no device: the PyTorch form of each kernel; TRITON_INTERPRET=1 tests the kernels", True)
-    return Finding("triton", installed("triton"), "Triton kernels" if compiler() else "the launcher needs a C compiler: the PyTorch form of each kernel", bool(compiler()))
+    if not torch.cuda.is_available(): return Finding("triton", installed("triton"), "no device: the PyTorch form of each kernel", True)
+    return Finding("triton", installed("triton"), "ready for Triton kernels" if compiler() else "the launcher needs a C compiler: the PyTorch form of each kernel", bool(compiler()))
+
+def look_columns():
+    "The form in which column layers are computed"
+    from brainlab.core.settings import settings
+    from brainlab.kernels.column_mlp import direct_pairs
+    if settings().torch_device() != "cpu": return Finding("column kernel", "PyTorch form on the GPU", "sorted by column, one dense product per column")
+    return Finding("column kernel", "PyTorch form on the CPU", f"token by token while generating up to {direct_pairs} (token, column) pairs; else sorted by column, one dense product per column")
+
+def attention_operators(
+    device: str = "cpu", # "cpu", "cuda"
+) -> list:               # names, e.g. "_scaled_dot_product_flash_attention_for_cpu"
+    "The attention operators a small layer really calls"
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from brainlab.layers.attention import CausalAttention
+    seen = []
+    class Listen(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func._overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+    layer = CausalAttention(32, 2, 16).to(device)
+    with torch.no_grad(), Listen(): layer(torch.zeros(1, 16, 32, device=device))
+    return [o for o in dict.fromkeys(seen) if "attention" in o or o == "_softmax"]
+
+def look_attention():
+    "The path attention takes while training on this device"
+    from brainlab.core.settings import settings
+    device = settings().torch_device()
+    names = attention_operators(device)
+    fused = any("attention" in o for o in names)
+    return Finding("attention", f"{', '.join(names) or 'plain products'} on {device}", "fused: no matrix of scores is stored" if fused else "the plain form, which stores all scores", fused)
 
 def compiler() -> str: # path, or ""
     "A C++ compiler that really compiles"
@@ -105,7 +138,35 @@ def look_faiss():
     "The memory's index"
     both = [n for n in ("faiss-cpu", "faiss-gpu-cu12", "faiss-gpu-cu11", "faiss-gpu") if installed(n)]
     if len(both) > 1: return Finding("faiss", " and ".join(both), "both are the same module: uninstall one", False)
-    return Finding("faiss", f"{both[0]} {installed(both[0])}" if both else "not installed", "FAISS index" if both else "exact search in torch", bool(both))
+    found = f"{both[0]} {installed(both[0])}" if both else "not installed"
+    if not has_memory(): return Finding("faiss", found, "no memory room yet: nothing uses it")
+    return Finding("faiss", found, "FAISS index" if both else "exact search in torch", bool(both))
+
+def has_memory() -> bool:
+    "Does this version have a memory room?"
+    return find_spec("brainlab.memory") is not None
+
+def look_embedder():
+    "What turns text into memory keys"
+    from brainlab.core.settings import settings
+    return Finding("embedder", f"setting: {settings().embedder}", "memory keys" if has_memory() else "no memory room yet: nothing reads this setting")
+
+def look_tracker():
+    "Where metrics go beside metrics.jsonl"
+    from brainlab.core.settings import settings
+    name = settings().tracker
+    if name == "none": return Finding("tracker", "setting: none", "metrics.jsonl alone")
+    there = bool(installed(name))
+    return Finding("tracker", f"setting: {name}", f"metrics.jsonl and {name}" if there else f"runs will stop: {name} is not installed; install brainlab[track] or set tracker = none", there)
+
+def look_records():
+    "Benchmark records of this device"
+    from brainlab.bench.records import read_records, record_file
+    from brainlab.core.settings import settings
+    folder = record_file("x", settings().torch_device()).parent
+    n = sum(len(read_records(f)) for f in folder.glob("*.json"))
+    return Finding("records", f"{n} in {folder}", "measured by 'brainlab bench'" if n else "'brainlab bench NAME --save' measures this machine and keeps them there")
+
 
 def look_language():
     "Language detection"
@@ -136,8 +197,8 @@ def look_settings():
     return Finding("settings", str(f) if f.exists() else "built-in defaults", f"device {s.device}, seed {s.seed}, runs in {s.checkpoints_dir}")
 
 # %% ../../nbs/cli/doctor.ipynb #e3b94b7f
-LOOKS = (look_python, look_cpu, look_memory, look_disk, look_torch, look_cuda, look_triton, look_compiler,
-         look_faiss, look_language, look_browser, look_quarto, look_fonts, look_settings)
+LOOKS = (look_python, look_cpu, look_memory, look_disk, look_torch, look_cuda, look_triton, look_columns, look_attention, look_compiler,
+         look_faiss, look_embedder, look_tracker, look_records, look_language, look_browser, look_quarto, look_fonts, look_settings)
 
 def examine() -> list: # of Finding
     "Look at everything"

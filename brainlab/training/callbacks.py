@@ -13,9 +13,6 @@ import importlib, json, math, os, signal, socket, threading, time
 from dataclasses import asdict
 from pathlib import Path
 
-# %% ../../nbs/training/callbacks.ipynb #4d38f0a2
-import torch
-
 # %% ../../nbs/training/callbacks.ipynb #f3cf1d31
 from ..core.errors import BrainlabError, UsageError
 from ..core.files import atomic_write, locked, read_json

@@ -14,7 +14,7 @@ import numpy as np
 
 # %% ../../nbs/views/theme.ipynb #fbfe99bf
 def _quick_jsonschema():
-    "Import jsonschema without its (optional, 1.2 s) grammar for international web addresses"
+    "Import jsonschema without its (optional, slow) grammar for international web addresses"
     if "jsonschema" in sys.modules or "rfc3987_syntax" in sys.modules: return
     sys.modules["rfc3987_syntax"] = None # makes `import rfc3987_syntax` an ImportError, which jsonschema allows for
     try: import jsonschema # noqa: F401
@@ -54,7 +54,9 @@ def _unknown(what, value, known):
     from brainlab.core.errors import unknown
     return unknown(what, value, known)
 
-def tone(name: str) -> str:
+def tone(
+    name: str, # paper, ink, grid or muted
+) -> str:      # "#rrggbb"
     "The colour of paper, ink, grid or muted text in the current mode"
     return {"paper": PAPER, "ink": INK, "grid": GRID, "muted": MUTED}[name][_now["mode"]]
 
@@ -94,12 +96,19 @@ def simulate(
     "The colour as a dichromat sees it"
     return _hex(_EYES[eye]@_linear(color))
 
-def distance(a: str, b: str, eye: str = "normal") -> float:
+def distance(
+    a: str,              # "#rrggbb"
+    b: str,              # "#rrggbb"
+    eye: str = "normal", # "normal", "protan" or "deutan"
+) -> float:              # 2 is just visible side by side
     "How different two colours look to an eye: 100 times their distance in OKLab"
     lab = [_LAB@np.cbrt(np.clip(_LMS@_linear(simulate(c, eye)), 0, None)) for c in (a, b)]
     return float(np.linalg.norm(lab[0]-lab[1])*100)
 
-def contrast(a: str, b: str) -> float:
+def contrast(
+    a: str, # "#rrggbb"
+    b: str, # "#rrggbb"
+) -> float: # text needs 4.5
     "WCAG contrast ratio of two colours, 1 to 21"
     hi, lo = sorted((float(_linear(c)@[.2126, .7152, .0722]) for c in (a, b)), reverse=True)
     return (hi+.05)/(lo+.05)
@@ -129,7 +138,9 @@ def figure(
     return go.Figure(list(traces), dict(template=name, title_text=safe(title), height=height, **layout))
 
 # %% ../../nbs/views/theme.ipynb #10381ee3
-def safe(text) -> str:
+def safe(
+    text, # anything; its str() is shown
+) -> str:
     "Text that plotly shows as it is: no markup, no line breaks, no control characters"
     text = "".join(" " if c.isspace() else c for c in str(text) if c.isspace() or unicodedata.category(c) not in ("Cc", "Cs"))
     return html.escape(text, quote=False).replace("$", "&#36;") # $...$ would be read as an equation
@@ -144,7 +155,9 @@ def empty(
     note["font"] = dict(size=14, color=tone("muted"))
     return figure(height=height, annotations=[note], xaxis_visible=False, yaxis_visible=False)
 
-def cells(text: str) -> int:
+def cells(
+    text: str, # one line
+) -> int:
     "Width of text in columns of a terminal: Hangul and Hanja count two"
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
@@ -157,27 +170,43 @@ def _wrap(text, width):
     return lines
 
 # %% ../../nbs/views/theme.ipynb #4ae06fc9
-def mix(a: str, b: str, share: float) -> str:
+def mix(
+    a: str,       # "#rrggbb"
+    b: str,       # "#rrggbb"
+    share: float, # 0: all `a`, 1: all `b`
+) -> str:         # "#rrggbb"
     "`share` of colour `b` in colour `a`, mixed in linear light's cube root so that steps look even"
     ab = [np.cbrt(_linear(c)) for c in (a, b)]
     return _hex((ab[0]*(1-share) + ab[1]*share)**3)
 
-def shade(name: str, share: float) -> str:
+def shade(
+    name: str,    # activation, memory, surprise, depth or inhibition
+    share: float, # 0..1; beyond is clipped
+) -> str:         # "#rrggbb"
     "Colour of a value between 0 (paper) and 1; the pure hue is at .75, the rest leans towards the ink"
     if share <= .75: return mix(tone("paper"), hue(name), max(share, 0)/.75)
     return mix(hue(name), tone("ink"), .55*(min(share, 1)-.75)/.25)
 
-def sequential(name: str, steps: int = 9) -> list:
+def sequential(
+    name: str,      # activation, memory, surprise, depth or inhibition
+    steps: int = 9, # colours in the scale
+) -> list:          # of [position, "#rrggbb"]
     "Plotly colour scale from the paper through the idea's hue"
     return [[i/(steps-1), shade(name, i/(steps-1))] for i in range(steps)]
 
-def diverging(low: str, high: str, steps: int = 4) -> list:
+def diverging(
+    low: str,       # idea of the negative side
+    high: str,      # idea of the positive side
+    steps: int = 4, # colours on each side of the paper
+) -> list:          # of [position, "#rrggbb"]
     "Plotly colour scale from the hue `low` over the paper to the hue `high`"
     left, right = ([mix(tone("paper"), hue(o), i/steps) for i in range(steps+1)] for o in (low, high))
     return [[i/(2*steps), c] for i, c in enumerate(left[:0:-1] + right)]
 
 # %% ../../nbs/views/theme.ipynb #631465cf
-def line(i: int) -> dict:
+def line(
+    i: int, # 0, 1, ...; after five the dash changes
+) -> dict:
     "Plotly line style of the i-th of several curves"
     names = ("memory", "activation", "depth", "inhibition", "surprise")
     return dict(color=hue(names[i % 5]), dash=("solid", "dash", "dot", "dashdot", "longdash")[i // 5 % 5], width=2)
@@ -200,11 +229,16 @@ _WORDS = {
     "silent": "침묵", "not a number": "수가 아님 (NaN)", "columns": "컬럼 수",
 }
 
-def say(word: str, lang: str | None = None) -> str:
+def say(
+    word: str,               # the English label
+    lang: str | None = None, # "en" or "ko"; default: what `use` has set
+) -> str:
     "A label in the current language (English words are the keys)"
     return _WORDS[word] if (lang or _now["lang"]) == "ko" else word
 
-def array(x) -> np.ndarray:
+def array(
+    x, # numbers of any shape, on any device
+) -> np.ndarray:
     "A float32 NumPy array of a tensor, list or array"
     if hasattr(x, "detach"): x = x.detach().float().cpu().numpy() # also bfloat16, which NumPy lacks
     return np.asarray(x, dtype=np.float32)
