@@ -76,6 +76,45 @@ def test_doctor_on_a_terminal_without_unicode(root):
     assert r.returncode == 0, r.stderr
 
 
+def test_doctor_says_what_is_not_there_yet(capsys, monkeypatch):
+    import json
+    monkeypatch.setenv("BRAINLAB_TRACKER", "wandb")
+    assert main(["doctor", "--json"]) == 0
+    found = {f["name"]: f for f in json.loads(capsys.readouterr().out)}
+    assert {"column kernel", "attention", "embedder", "tracker", "records"} <= set(found)
+    assert "scaled_dot_product" in found["attention"]["found"]
+    assert "wandb" in found["tracker"]["path"]
+
+
+def test_bench_saves_under_kernels_dir(capsys, tmp_path, monkeypatch):
+    from brainlab.bench import main as bench
+    from brainlab.bench.records import read_records, record
+    from brainlab.core.timing import Timing
+    monkeypatch.setenv("BRAINLAB_KERNELS_DIR", str(tmp_path))
+    rec = record("C8", "a test", Timing(2., 1., 3., 5), ("rival", 4.))
+    monkeypatch.setattr(bench, "run", lambda name: [rec])
+    assert main(["bench", "C8", "--save"]) == 0
+    file, = tmp_path.glob("*/foundation.json")
+    assert read_records(file) == [rec] and str(file) in capsys.readouterr().out
+
+
+def test_prepare_counts_what_it_left_out(capsys, tmp_path):
+    (tmp_path/"a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\nbroken\n{"no": 1}\n')
+    assert main(["data", "prepare", str(tmp_path/"a.jsonl"), str(tmp_path/"out"), "--tokenizer", "bytes"]) == 0
+    assert "accepted documents: 2; rejected lines: 2 (1 no text, 1 not JSON)" in capsys.readouterr().out
+
+
+def test_prepare_again_and_otherwise(capsys, tmp_path):
+    "As its help says: the same text and options are used again, others replace the shards"
+    (tmp_path/"a.txt").write_text("some words\n\n" * 50)
+    args = ["data", "prepare", str(tmp_path/"a.txt"), str(tmp_path/"out"), "--tokenizer", "bytes"]
+    seen = []
+    for more in ([], [], ["--val-fraction", ".5"]):
+        assert main([*args, *more]) == 0
+        seen.append(((tmp_path/"out"/"index.json").stat().st_mtime_ns, (tmp_path/"out"/"valid.bin").stat().st_size))
+    assert seen[0] == seen[1] and seen[2][1] > seen[0][1]
+
+
 def test_data_list(capsys):
     assert main(["data", "list"]) == 0
     rows = capsys.readouterr().out.splitlines()

@@ -81,3 +81,29 @@ def test_outside_a_checkout(tmp_path, monkeypatch, capsys):
 def test_wrong_options(argv, capsys):
     assert main(["demo", *argv]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_another_seed_moves_the_old_demo_aside(demo, root, tmp_path, monkeypatch, capsys):
+    "The old folder keeps everything under a new name, and the new demo has its place"
+    import shutil
+
+    from brainlab.cli import demo as verb
+    home, seen = shutil.copytree(demo[0], tmp_path/"demo"), []
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(verb, "work", lambda plan, root: seen.append((plan.seed, sorted(o.name for o in plan.out.iterdir()))))
+    weights = sorted(p.read_bytes() for p in home.rglob("model.safetensors"))
+    assert main(["demo", "--smoke", "--out", str(home)]) == 0 and "moved" not in capsys.readouterr().out
+    assert main(["demo", "--smoke", "--seed", "7", "--out", str(home)]) == 0
+    moved, = tmp_path.glob("demo-*")
+    assert str(moved) in capsys.readouterr().out
+    assert sorted(p.read_bytes() for p in moved.rglob("model.safetensors")) == weights
+    assert seen[1] == (7, ["demo.json"])
+
+
+def test_a_folder_that_is_no_demo_is_left_alone(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    (tmp_path/"d").mkdir()
+    (tmp_path/"d"/"thesis.tex").write_text("mine")
+    assert main(["demo", "--smoke", "--out", str(tmp_path/"d")]) == 1
+    err = capsys.readouterr().err
+    assert "thesis.tex" in err and len(err.splitlines()) == 1 and [o.name for o in (tmp_path/"d").iterdir()] == ["thesis.tex"]

@@ -7,11 +7,11 @@ Docs: https://brainlab.github.io/brainlab/cli/demo.html.md"""
 # %% auto #0
 __all__ = ['PROMPTS', 'SWITCHES', 'Plan', 'make_way', 'prepare', 'train', 'greedy', 'speeds', 'Row', 'measure', 'cells', 'table',
            'verdict', 'continuations', 'next_token_loss', 'write_depth', 'write_report', 'add', 'plan_of', 'run',
-           'work']
+           'threads', 'work']
 
 # %% ../../nbs/cli/demo.ipynb #2a46caff
 import json, os, time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class Plan:
 
     def parameters(self, name) -> dict:
         "Parameters of the training notebook for \"sparse\" or \"dense\""
-        size = dict(smoke=True) if self.smoke else dict(preset="demo", minutes=self.minutes, eval_every=25)
+        size = dict(smoke=True) if self.smoke else dict(preset="demo", minutes=self.minutes, batch=8, length=128, lr=2e-3, eval_every=50, eval_windows=8)
         off = {} if name == "sparse" else dict(without=list(SWITCHES))
         return dict(run_dir=str(self.out/name), model="braingpt", data=str(self.out/"data"), seed=self.seed, **size, **off)
 
@@ -254,7 +254,23 @@ def run(args):
     plan, root = plan_of(args), checkout()
     with locked(plan.out.parent/f".{plan.out.name}.lock", f"the demo in '{plan.out}'"):
         if moved := make_way(plan): print(f"an earlier demo with other options was moved to {moved}", flush=True)
-        work(plan, root)
+        with threads() as n:
+            print(f"on {n} of {os.cpu_count()} cores: a small model waits more than it gains when it takes them all (threads in settings.ini changes that)", flush=True)
+            work(plan, root)
+
+@contextmanager
+def threads():
+    "Train and measure on the threads of settings.ini, else on half of the cores: small products stall at every barrier of a busy machine"
+    import torch
+    from brainlab.core.settings import settings
+    n, was, before = settings().threads or max(1, (os.cpu_count() or 1) // 2), os.environ.get("BRAINLAB_THREADS"), torch.get_num_threads()
+    os.environ["BRAINLAB_THREADS"] = str(n) # for the kernels that run the training notebook
+    torch.set_num_threads(n)
+    try: yield n
+    finally:
+        torch.set_num_threads(before)
+        if was is None: del os.environ["BRAINLAB_THREADS"]
+        else: os.environ["BRAINLAB_THREADS"] = was
 
 def work(
     plan: Plan,
