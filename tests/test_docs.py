@@ -85,4 +85,4 @@ def test_script_in_output(small):
 def test_not_a_notebook(small):
     from brainlab.core.errors import BrainlabError
     (small/"nbs"/"core"/"errors.ipynb").write_text("[]")
-    with pytest.raises(BrainlabError, match="no notebook"): docs.check_sources(small)
+    with pytest.raises(BrainlabError, match="is not a notebook"): docs.check_sources(small)

@@ -353,6 +353,32 @@ def test_checkpoint_right_after_a_skip_resumes_bitwise(tmp_path):
     assert bits(rest.fit()) == bits(straight)
 
 
+class Counting(Bad):
+    "A spoilt toy that counts its tokens in a buffer that is not stored, and forgets them after a step"
+    def __init__(self, config):
+        super().__init__(config)
+        self.register_buffer("counted", torch.zeros(()), persistent=False)
+    def forward(self, tokens):
+        self.counted += tokens.numel()
+        return super().forward(tokens)
+    def after_step(self):
+        super().after_step()
+        self.bias += 1e-3 * self.counted
+        self.counted.zero_()
+
+
+def test_buffers_that_are_not_stored_go_back_too(tmp_path):
+    straight, watch = bad_run(tmp_path/"straight", "loss", {4}, steps=8, model=Counting(ToyConfig()))
+    straight.fit()
+    assert watch.seen[3][1] == watch.seen[2][1]
+    model = Counting(ToyConfig())
+    model.at = {4}
+    make(tmp_path/"two", StopAt(4), model=model, steps=8, save_every=0).fit()
+    rest = make(tmp_path/"two", model=Counting(ToyConfig()), steps=8, save_every=0)
+    rest.resume(tmp_path/"two")
+    assert bits(rest.fit()) == bits(straight)
+
+
 @pytest.mark.parametrize("how, first", [("loss", 4), ("gradient", 1)])
 def test_persistent_nan_ends_with_good_weights(how, first, tmp_path):
     run, watch = bad_run(tmp_path, how, range(first, 999))
