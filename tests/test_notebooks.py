@@ -10,23 +10,23 @@ NBS = ROOT/"nbs"
 HANG = 300  # seconds: nothing here should come near it
 
 
-def tested() -> list:
+def pages() -> list:
     "Notebooks outside folders that opt out with `.notest`"
     found = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
     return [p.relative_to(NBS).as_posix() for p in found if not any((d/".notest").exists() for d in p.parents if d.is_relative_to(NBS))]
 
 
-def test_there_are_notebooks(): assert {"index.ipynb", "cli/main.ipynb", "core/errors.ipynb"} <= set(tested())
+def test_there_are_notebooks(): assert {"index.ipynb", "cli/main.ipynb", "core/errors.ipynb"} <= set(pages())
 
 
-@pytest.mark.parametrize("name", tested())
+@pytest.mark.parametrize("name", pages())
 def test_notebook(name):
     code = f"from nbdev.test import test_nb; import sys; ok, s = test_nb({str(NBS/name)!r}, do_print=False); sys.exit(not ok)"
     r = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=HANG, stdin=subprocess.DEVNULL)
     assert r.returncode == 0, r.stderr[-4000:]
 
 
-@pytest.mark.parametrize("name", [n for n in tested() if n != "index.ipynb" and not n.startswith("tutorials/")])
+@pytest.mark.parametrize("name", [n for n in pages() if n != "index.ipynb" and not n.startswith("tutorials/")])
 def test_it_asserts(name):
     "A notebook that proves nothing is not a test"
     cells = json.loads((NBS/name).read_text(encoding="utf-8"))["cells"]
