@@ -6,9 +6,9 @@ Docs: https://brainlab.github.io/brainlab/core/checks.html.md"""
 
 # %% auto #0
 __all__ = ['CheckFailed', 'check_causal', 'check_rows_independent', 'check_gradients', 'check_train_eval_parity',
-           'check_step_parity', 'check_switch', 'check_fresh_state', 'check_save_load', 'check_executed',
-           'check_probes', 'check_overfit', 'check_tokenizer', 'SpeedVerdict', 'check_sparse_faster', 'CheckReport',
-           'check_model']
+           'check_step_parity', 'check_switch', 'check_fresh_state', 'check_save_load', 'check_quantized',
+           'check_executed', 'check_probes', 'check_overfit', 'check_tokenizer', 'SpeedVerdict', 'check_sparse_faster',
+           'CheckReport', 'check_model']
 
 # %% ../../nbs/core/checks.ipynb #0b00e826
 import copy, dataclasses, tempfile, unicodedata
@@ -202,6 +202,18 @@ def check_save_load(
     with torch.no_grad():
         if not torch.equal(_out(again(tokens)), _out(copy.deepcopy(model).eval()(tokens))): raise CheckFailed("The saved model answers differently.")
 
+# %% ../../nbs/core/checks.ipynb #424170fc
+def check_quantized(
+    model,                # with `quantized()`
+    tokens: torch.Tensor, # [b t], t >= 2
+    tol: float = .005,    # largest relative increase of the loss
+) -> float:               # relative increase
+    "The int8 twin's loss may be at most `tol` above the model's"
+    f = copy.deepcopy(model).eval()
+    with torch.no_grad(): full, small = (m.loss(tokens[:, :-1], tokens[:, 1:]).parts["lm"].item() for m in (f, f.quantized()))
+    if not small <= full * (1 + tol): raise CheckFailed(f"With int8 weights the loss goes from {full:.4f} to {small:.4f} nats, more than {tol:.1%}.")
+    return small / full - 1
+
 # %% ../../nbs/core/checks.ipynb #7ef646b7
 def check_executed(
     model,
@@ -312,6 +324,9 @@ def check_model(
     for check in (check_gradients, check_fresh_state, check_save_load):
         for name, m in variants.items(): _named(check, m, tokens, name, {})
         report[check.__name__] = ", ".join(variants)
+    if hasattr(model, "quantized"):
+        for name, m in variants.items(): _named(check_quantized, m, tokens, name, {})
+        report["check_quantized"] = ", ".join(variants)
     for m in model.mechanisms(): check_switch(model, m, tokens)
     report["check_switch"] = ", ".join(model.mechanisms()) or "no switches"
     first, last = check_overfit(model, tokens)

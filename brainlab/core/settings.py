@@ -16,7 +16,7 @@ from pathlib import Path
 from .errors import UsageError, unknown
 
 # %% ../../nbs/core/settings.ipynb #0269586a
-_choices = dict(tracker=("none", "tensorboard", "trackio", "wandb"), embedder=("auto", "bge-m3", "light"))
+_choices = dict(native=("auto", "off"), tracker=("none", "tensorboard", "trackio", "wandb"), embedder=("auto", "bge-m3", "light"))
 
 @dataclass(frozen=True)
 class Settings:
@@ -28,6 +28,7 @@ class Settings:
     device: str = "auto"            # "auto" (cuda where present), "cpu", "cuda", "cuda:1"
     seed: int = 42                  # default seed of every run
     threads: int = 0                # CPU threads; 0 leaves it to torch
+    native: str = "auto"            # C kernels on a CPU, where there is a compiler
     tracker: str = "none"           # extra metrics target beside metrics.jsonl
     embedder: str = "auto"          # memory keys
 

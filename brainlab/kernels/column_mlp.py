@@ -10,6 +10,7 @@ __all__ = ['direct_pairs', 'reference', 'direct', 'plan', 'grouped', 'column_mlp
 # %% ../../nbs/kernels/column_mlp.ipynb #2923ba41
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 # %% ../../nbs/kernels/column_mlp.ipynb #43b72886
 def reference(
@@ -18,10 +19,12 @@ def reference(
     gate: torch.Tensor,  # weight of each chosen column [t k]
     up: torch.Tensor,    # [c s d]
     down: torch.Tensor,  # [c s d]
+    value=None,
 ) -> torch.Tensor:       # [t d]
     "The equation, computed densely and masked"
-    h = torch.einsum("td,csd->tcs", x, up).relu().square()
-    g = torch.zeros(len(x), len(up), dtype=h.dtype, device=x.device).scatter(1, index, gate)
+    a = torch.einsum("td,csd->tcs", x, up)
+    h = a.relu().square() if value is None else F.silu(a) * torch.einsum("td,csd->tcs", x, value)
+    g = torch.zeros(len(x), len(up) + 1, dtype=h.dtype, device=x.device).scatter(1, index % (len(up) + 1), gate)[:, :-1]
     return torch.einsum("tcs,tc,csd->td", h, g, down)
 
 # %% ../../nbs/kernels/column_mlp.ipynb #a83b83b7
@@ -98,7 +101,9 @@ def column_mlp(
     gate: torch.Tensor,  # their weights [t k]
     up: torch.Tensor,    # [c s d]
     down: torch.Tensor,  # [c s d]
+    value=None,
 ) -> torch.Tensor:       # [t d]
     "Column MLP in the form that suits the number of tokens"
+    if value is not None or (index.numel() and index.min() < 0): return reference(x, index, gate, up, down, value)
     few = index.numel() <= direct_pairs and not x.is_cuda
     return (direct if few and not torch.is_grad_enabled() else grouped)(x, index, gate, up, down)

@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from ..core.cost import Work
 from ..core.errors import UsageError
 from ..core.state import State
+from ..kernels.attention_decode import attend_step, can_attend
+from ..kernels.column_decode import linear_rows
 
 # %% ../../nbs/layers/attention.ipynb #899b6110
 def rope_table(
@@ -51,6 +53,8 @@ class KVCache(State):
 
 class CausalAttention(nn.Module):
     "Causal multi-head attention with RoPE and QK-norm"
+    fused_step = True # one token per row may take the compiled form, which reads every key
+
     def __init__(self,
         d: int,               # model width
         h: int,               # heads
@@ -62,6 +66,7 @@ class CausalAttention(nn.Module):
         self.d, self.h, self.context_length, self.out_scale = d, h, context_length, out_scale
         self.qkv = nn.Linear(d, 3 * d, bias=False)
         self.out = nn.Linear(d, d, bias=False)
+        self.register_module("soma", None) # what the heads' outputs pass before they are mixed
         self.register_buffer("rope", rope_table(context_length, d // h), persistent=False)
         self.out.init_parameter = self._init_out
         self.last_work = Work()
@@ -88,10 +93,21 @@ class CausalAttention(nn.Module):
         "Work of the last call; `fill` reads half of the weights"
         return self.last_work
 
+    def attend(self, q, k, v): # 3 x [b h t w] -> [b h t w]
+        "Each token reads itself and all earlier ones"
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    def mix(self, y, x): # [b h t w], [b t d] -> [b t d]
+        "Heads side by side, through the soma if there is one, and mixed"
+        y = y.transpose(1, 2).flatten(2)
+        if self.soma is None: return self.out(y)
+        y = self.soma(y, x)
+        self.last_work += self.soma.executed()
+        return self.out(y)
+
     def forward(self, x): # [b t d] -> [b t d]
         self._note(x.shape[0] * x.shape[1], x.shape[1])
-        q, k, v = self.queries_keys_values(x, self.rope[:x.shape[1]])
-        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        return self.mix(self.attend(*self.queries_keys_values(x, self.rope[:x.shape[1]])), x)
 
 def _unit(x):
     "Scale each head vector to root-mean-square 1"
@@ -101,7 +117,7 @@ def _unit(x):
 @patch
 def init_state(self: CausalAttention, b: int) -> KVCache:
     "An empty cache for `b` sequences"
-    w = self.qkv.weight
+    w = self.rope # the weights may be int8, the cache is not
     make = lambda: torch.zeros(b, self.h, self.context_length, self.d // self.h, dtype=w.dtype, device=w.device)
     return KVCache(torch.zeros(b, dtype=torch.long, device=w.device), make(), make())
 
@@ -109,24 +125,35 @@ def init_state(self: CausalAttention, b: int) -> KVCache:
 def _places(self: CausalAttention, x, state):
     "Positions [b t] of new tokens and their angles; raises `UsageError` where the cache is full"
     pos = state.position[:, None] + torch.arange(x.shape[1], device=x.device)
-    if not x.is_cuda and pos.numel() and int(pos.max()) >= self.context_length: # on a GPU the caller counts, to stay free of synchronisation
-        raise UsageError(f"The cache of {self.context_length} tokens is full; reset the row or build the model with a larger context_length.")
+    if not x.is_cuda and pos.numel(): self._last(pos) # on a GPU the caller counts, to stay free of synchronisation
     return pos, self.rope[pos][:, None]
 
-def _store(state: KVCache, pos, k, v):
-    "Put keys and values at `pos` and advance"
+@patch
+def _last(self: CausalAttention, pos):
+    "The furthest position, if the cache reaches it"
+    if (last := int(pos.max())) < self.context_length: return last
+    raise UsageError(f"The cache of {self.context_length} tokens is full; reset the row or build the model with a larger context_length.")
+
+@patch
+def store(self: CausalAttention, state: KVCache, pos, k, v):
+    "Put keys and values [b h t w] at `pos` [b t] and advance"
     rows = torch.arange(len(pos), device=pos.device)[:, None]
     state.k[rows, :, pos] = k.transpose(1, 2).to(state.k.dtype)
     state.v[rows, :, pos] = v.transpose(1, 2).to(state.v.dtype)
     state.position += pos.shape[1]
+
+def _rows_from(linear, lo, x):
+    "The outputs from row `lo` on of a linear layer, which may hold int8 rows"
+    scale = getattr(linear, "scale", None)
+    return F.linear(x, linear.weight[lo:]) if scale is None else linear_rows(x, linear.weight[lo:], scale[lo:])
 
 @patch
 def fill(self: CausalAttention, x: torch.Tensor, state: KVCache):
     "Write keys and values of `x` [b t d] and advance, without attending"
     pos, table = self._places(x, state)
     self._note(pos.numel(), 1 + int(pos.max()) if pos.numel() and not x.is_cuda else self.context_length, asked=False)
-    k, v = self.heads(F.linear(x, self.qkv.weight[self.d:])).chunk(2, 1)
-    _store(state, pos, rotate(_unit(k), table), v)
+    k, v = self.heads(_rows_from(self.qkv, self.d, x)).chunk(2, 1)
+    self.store(state, pos, rotate(_unit(k), table), v)
 
 @patch
 def extend(
@@ -135,14 +162,33 @@ def extend(
     state: KVCache,  # changed in place
 ) -> torch.Tensor:   # [b t d]
     "Read new tokens into the cache and attend from each of them"
+    if x.shape[1] == 1 and len(x) and self.fused_step and not torch.is_grad_enabled() and can_attend(x, state.k): return self._extend_one(x, state)
     pos, table = self._places(x, state)
     q, k, v = self.queries_keys_values(x, table)
-    _store(state, pos, k, v)
+    self.store(state, pos, k, v)
     T = self.context_length if x.is_cuda or not pos.numel() else int(pos.max()) + 1
     self._note(pos.numel(), T)
-    mask = torch.arange(T, device=x.device) <= pos[:, None, :, None]
-    y = F.scaled_dot_product_attention(q, state.k[:, :, :T], state.v[:, :, :T], attn_mask=mask)
-    return self.out(y.transpose(1, 2).flatten(2))
+    return self.mix(self.attend_cache(q, state, pos, T), x)
+
+@patch
+def _extend_one(self: CausalAttention, x, state):
+    "As `extend` for one token per row, in one native call between the two matrices"
+    self._note(len(x), self._last(state.position) + 1)
+    y = attend_step(self.qkv(x[:, 0]), self.rope, state.k, state.v, state.position)
+    state.position += 1
+    return self.mix(self.heads(y[:, None]), x)
+
+@patch
+def attend_cache(
+    self: CausalAttention,
+    q: torch.Tensor,   # queries [b h t w]
+    state: KVCache,    # already holds the keys and values of these tokens
+    pos: torch.Tensor, # their positions [b t]
+    T: int,            # no row holds more tokens
+) -> torch.Tensor:     # [b h t w]
+    "Each token reads what the cache holds up to its own position"
+    mask = torch.arange(T, device=q.device) <= pos[:, None, :, None]
+    return F.scaled_dot_product_attention(q, state.k[:, :, :T], state.v[:, :, :T], attn_mask=mask)
 
 @patch
 def step(self: CausalAttention, x: torch.Tensor, state: KVCache) -> torch.Tensor:

@@ -17,20 +17,17 @@ from torch import nn
 
 # %% ../../nbs/models/braingpt.ipynb #4e5b5a2f
 from ..core.errors import UsageError
-from ..core.model import BrainModel, LossOutput, ModelConfig, ModelOutput, cross_entropy
+from ..core.model import LossOutput, ModelOutput, cross_entropy
 from ..core.probe import Probe
-from ..core.state import StackState
 from ..layers.attention import CausalAttention
 from ..layers.columns import ColumnMLP, DenseMLP, columns_for
 from ..layers.depth import EarlyExit, check_threshold
+from ..layers.lm import CausalLM, CausalLMConfig
 
 # %% ../../nbs/models/braingpt.ipynb #02c975bd
 @dataclass
-class BrainGPTConfig(ModelConfig):
+class BrainGPTConfig(CausalLMConfig):
     "Sizes and switches of BrainGPT"
-    n_layer: int = 2             # blocks
-    n_head: int = 2              # h, attention heads
-    n_embd: int = 32             # d, model width
     n_cortical_columns: int = 32 # c, columns of a feed-forward layer
     column_size: int = 64        # s, neurons per column
     columns: bool = True         # compute only the chosen columns; off: all neurons
@@ -57,7 +54,8 @@ class BrainGPTConfig(ModelConfig):
     }
 
     def __post_init__(self):
-        self.at_least_one("vocab_size", "context_length", "n_layer", "n_head", "n_embd", "n_cortical_columns", "column_size")
+        super().__post_init__()
+        self.at_least_one("n_cortical_columns", "column_size")
         if not 0 <= self.sparsity_base < 1: raise UsageError(f"Field 'sparsity_base' of BrainGPTConfig must be in [0, 1), got {self.sparsity_base}.")
         check_threshold(self.exit_threshold)
 
@@ -106,17 +104,12 @@ class Cached:
     def __call__(self, x): return self.attn.extend(x, self.state)
     def fill(self, x): self.attn.fill(x, self.state)
 
-class BrainGPT(BrainModel):
+class BrainGPT(CausalLM):
     "Causal transformer with cortical columns and early exit"
     name, config_class = "braingpt", BrainGPTConfig
 
     def __init__(self, config: BrainGPTConfig):
-        super().__init__(config)
-        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = nn.RMSNorm(config.n_embd)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.head.weight = self.embed.weight
+        super().__init__(config, Block)
         self.exits = EarlyExit(config.n_embd, config.n_layer) if config.early_exit else None
         self.finish()
 
@@ -166,19 +159,9 @@ def loss(self: BrainGPT, tokens, targets) -> LossOutput: # [b t] each
 
 # %% ../../nbs/models/braingpt.ipynb #3b209951
 @patch
-def init_state(self: BrainGPT, b: int) -> StackState:
-    "Empty caches for `b` sequences"
-    return StackState(torch.zeros(b, dtype=torch.long, device=self.device), [o.attn.init_state(b) for o in self.blocks])
-
-@patch
 def prefill(self: BrainGPT, tokens, state, exit_threshold=None) -> ModelOutput: # [b t] -> logits [b v] after the last token
     "Read a prompt into the state"
     h = self.embed(self.check_tokens(tokens))
     out = self._think(h, [Cached(b.attn, s) for b, s in zip(self.blocks, state.layers)], exit_threshold, last=True)
     state.position += tokens.shape[1]
     return out
-
-@patch
-def step(self: BrainGPT, token, state, exit_threshold=None) -> ModelOutput: # [b] -> logits [b v]
-    "Read one token per row"
-    return self.prefill(token[:, None], state, exit_threshold)

@@ -12,24 +12,20 @@ from dataclasses import dataclass
 from functools import partial
 
 # %% ../../nbs/models/gpt.ipynb #56a858a1
-import torch
 from torch import nn
 
 # %% ../../nbs/models/gpt.ipynb #627c50d0
 from ..core.errors import UsageError
-from ..core.model import BrainModel, ModelConfig, ModelOutput
+from ..core.model import ModelOutput
 from ..core.probe import Probe
-from ..core.state import StackState
 from ..layers.attention import CausalAttention
 from ..layers.columns import DenseMLP
+from ..layers.lm import CausalLM, CausalLMConfig
 
 # %% ../../nbs/models/gpt.ipynb #dd0a2416
 @dataclass
-class GPTConfig(ModelConfig):
+class GPTConfig(CausalLMConfig):
     "Sizes of a dense transformer"
-    n_layer: int = 2    # blocks
-    n_head: int = 2     # h, attention heads
-    n_embd: int = 32    # d, model width
     n_hidden: int = 0   # n, hidden neurons of a feed-forward layer; 0: 4 * n_embd
 
     presets = {
@@ -42,7 +38,7 @@ class GPTConfig(ModelConfig):
     }
 
     def __post_init__(self):
-        self.at_least_one("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
+        super().__post_init__()
         if self.n_hidden < 0: raise UsageError(f"Field 'n_hidden' of GPTConfig must be 0 or more, got {self.n_hidden}.")
 
 # %% ../../nbs/models/gpt.ipynb #d3918e52
@@ -64,17 +60,12 @@ class Block(nn.Module):
         return self.run(x, self.attn)
 
 # %% ../../nbs/models/gpt.ipynb #6be5452a
-class GPT(BrainModel):
+class GPT(CausalLM):
     "Dense causal transformer"
     name, config_class = "gpt", GPTConfig
 
     def __init__(self, config: GPTConfig):
-        super().__init__(config)
-        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = nn.RMSNorm(config.n_embd)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.head.weight = self.embed.weight
+        super().__init__(config, Block)
         self.finish()
 
     def forward(self, tokens): # [b t]
@@ -82,17 +73,9 @@ class GPT(BrainModel):
         for block in self.blocks: h = block(h)
         return ModelOutput(self.head(self.norm(h)))
 
-    def init_state(self, b: int) -> StackState:
-        "Empty caches for `b` sequences"
-        return StackState(torch.zeros(b, dtype=torch.long, device=self.device), [o.attn.init_state(b) for o in self.blocks])
-
     def prefill(self, tokens, state) -> ModelOutput: # [b t] -> logits [b v] after the last token
         "Read a prompt into the state"
         h = self.embed(self.check_tokens(tokens))
         for block, s in zip(self.blocks, state.layers): h = block.run(h, partial(block.attn.extend, state=s))
         state.position += tokens.shape[1]
         return ModelOutput(self.head(self.norm(h[:, -1])))
-
-    def step(self, token, state) -> ModelOutput: # [b] -> logits [b v]
-        "Read one token per row"
-        return self.prefill(token[:, None], state)
