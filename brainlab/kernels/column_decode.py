@@ -85,37 +85,68 @@ def _rows(w, scale, used):
     "Columns `used` as fp32"
     return w[used].float() if scale is None else w[used] * scale[used][..., None]
 
-# %% ../../nbs/kernels/column_decode.ipynb #a9e5fec7
-_rows_source = """
-static float row_T(const W *w, const float *x, i64 d) {
+# %% ../../nbs/kernels/column_decode.ipynb #751884c0
+_head_source = """
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#include <omp.h>
+typedef int64_t i64;
+typedef struct {
+    i64 c, s, d, k;
+    const void *router, *up, *down, *value;
+    const float *router_scale, *up_scale, *down_scale, *value_scale, *inhibition, *bias;
+    float threshold;
+} Layer;
+
+static inline float from_f32(float v) { return v; }
+static inline float from_i8(int8_t v) { return v; }
+static inline float from_bf16(uint16_t v) { union { uint32_t i; float f; } u = { (uint32_t)v << 16 }; return u.f; }
+
+static float dot_f32(const float *w, const float *x, i64 d) { float a = 0; for (i64 i = 0; i < d; i++) a += w[i] * x[i]; return a; }
+static float dot_bf16(const uint16_t *w, const float *x, i64 d) { float a = 0; for (i64 i = 0; i < d; i++) a += from_bf16(w[i]) * x[i]; return a; }
+static float dot_i8(const int8_t *w, const int16_t *x, i64 d) {
     float a = 0;
-    for (i64 i = 0; i < d; i++) a += TO(w[i]) * x[i];
+    for (i64 lo = 0; lo < d; lo += 2048) {
+        const i64 hi = d - lo < 2048 ? d : lo + 2048;
+        int32_t sum = 0;
+        for (i64 i = lo; i < hi; i++) sum += (int16_t)w[i] * x[i];
+        a += sum;
+    }
     return a;
 }
-static void rows_T(const W *w, const float *scale, const float *x, i64 n, i64 d, float *out) {
-    i64 r = 0;
-    for (; r + 4 <= n; r += 4) {
-        const W *p = w + r * d;
-        float a = 0, b = 0, c = 0, e = 0;
-        for (i64 i = 0; i < d; i++) {
-            float v = x[i];
-            a += TO(p[i]) * v; b += TO(p[d + i]) * v; c += TO(p[2 * d + i]) * v; e += TO(p[3 * d + i]) * v;
-        }
-        out[r] = a; out[r + 1] = b; out[r + 2] = c; out[r + 3] = e;
+static const float *token_f32(const float *x, i64 t, i64 d, float *unit, void *room) { for (i64 i = 0; i < t; i++) unit[i] = 1; return x; }
+static const float *token_bf16(const float *x, i64 t, i64 d, float *unit, void *room) { return token_f32(x, t, d, unit, room); }
+static const int16_t *token_i8(const float *x, i64 t, i64 d, float *unit, void *room) {
+    int16_t *q = room;
+    for (i64 r = 0; r < t; r++, x += d, q += d) {
+        float top = 0, bad = 0;
+        for (i64 i = 0; i < d; i++) { const float a = fabsf(x[i]); top = a > top ? a : top; bad += x[i] * 0; }
+        const float by = top > 0 && bad == 0 ? 8191 / top : 0;
+        for (i64 i = 0; i < d; i++) { const float v = x[i] * by; q[i] = by == 0 ? 0 : (int16_t)(v < 0 ? v - 0.5f : v + 0.5f); }
+        unit[r] = bad == 0 ? top / 8191 : NAN;
     }
-    for (; r < n; r++) out[r] = row_T(w + r * d, x, d);
-    if (scale) for (r = 0; r < n; r++) out[r] *= scale[r];
+    return room;
 }
-void linear_T(i64 t, i64 n, i64 d, const float *x, const W *w, const float *scale, const float *add, float *y, int threads) {
-    i64 step = 16, blocks = (n + step - 1) / step;
-    #pragma omp parallel for num_threads(threads) schedule(static)
-    for (i64 b = 0; b < blocks; b++) {
-        i64 lo = b * step, m = n - lo < step ? n - lo : step;
-        for (i64 i = 0; i < t; i++) {
-            rows_T(w + lo * d, scale ? scale + lo : 0, x + i * d, m, d, y + i * n + lo);
-            if (add) for (i64 r = 0; r < m; r++) y[i * n + lo + r] += add[i * n + lo + r];
+"""
+
+_linear_source = """
+static void rows_T(const W *w, const float *scale, const X *x, float unit, i64 n, i64 d, float *out) {
+    for (i64 r = 0; r < n; r++) out[r] = dot_T(w + r * d, x, d) * unit * (scale ? scale[r] : 1);
+}
+static void linear_inner_T(i64 t, i64 n, i64 d, const X *x, const float *unit, const W *w, const float *scale, const float *add, float *y, int threads) {
+    #pragma omp parallel num_threads(threads)
+    {
+        const i64 id = omp_get_thread_num(), nt = omp_get_num_threads(), lo = id * n / nt, hi = (id + 1) * n / nt;
+        for (i64 r = lo; r < hi; r++) for (i64 i = 0; i < t; i++) {
+            rows_T(w + r * d, scale ? scale + r : 0, x + i * d, unit[i], 1, d, y + i * n + r);
+            if (add) y[i * n + r] += add[i * n + r];
         }
     }
+}
+void linear_T(i64 t, i64 n, i64 d, const float *x, const W *w, const float *scale, const float *add, float *y, float *scratch, int threads) {
+    const X *token = token_T(x, t, d, scratch, scratch + t);
+    linear_inner_T(t, n, d, token, scratch, w, scale, add, y, threads);
 }
 """
 
@@ -136,24 +167,8 @@ static void sum_T(const W *w, const float *h, const int32_t *row, i64 m, i64 d, 
 }
 """
 
-# %% ../../nbs/kernels/column_decode.ipynb #8a1214b5
-_head_source = """
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-#include <omp.h>
-typedef int64_t i64;
-typedef struct {
-    i64 c, s, d, k;
-    const void *router, *up, *down, *value;
-    const float *router_scale, *up_scale, *down_scale, *value_scale, *inhibition, *bias;
-    float threshold;
-} Layer;
-
-static inline float from_f32(float v) { return v; }
-static inline float from_i8(int8_t v) { return v; }
-static inline float from_bf16(uint16_t v) { union { uint32_t i; float f; } u = { (uint32_t)v << 16 }; return u.f; }
-
+# %% ../../nbs/kernels/column_decode.ipynb #0d830a3d
+_choice_source = """
 static void choose(const Layer *L, float *score, i64 *index, float *gate, float *scratch) {
     const i64 c = L->c;
     float *biased = scratch, *positive = scratch + c;
@@ -185,12 +200,13 @@ static i64 sort_pairs(const i64 *index, i64 pairs, i64 c, i64 *start, i64 *order
 }
 """
 
-# %% ../../nbs/kernels/column_decode.ipynb #6c1dd25a
+# %% ../../nbs/kernels/column_decode.ipynb #11da35ca
 _layer_source = """
 void columns_T(const Layer *L, i64 t, const float *x, const i64 *index, const float *gate, const float *add, float *y, float *scratch, int threads) {
     const i64 s = L->s, d = L->d, k = L->k, pairs = t * k, own = t * d + 3 * s;
     i64 *start = (i64 *)scratch, *order = start + L->c + 1, m = sort_pairs(index, pairs, L->c, start, order);
-    float *sums = (float *)(order + pairs);
+    float *unit = (float *)(order + pairs), *sums = unit + t + t * d;
+    const X *tokens = token_T(x, t, d, unit, unit + t);
     #pragma omp parallel num_threads(threads)
     {
         const i64 id = omp_get_thread_num(), nt = omp_get_num_threads(), lo = id * m * s / nt, hi = (id + 1) * m * s / nt;
@@ -199,11 +215,11 @@ void columns_T(const Layer *L, i64 t, const float *x, const i64 *index, const fl
         memset(mine, 0, t * d * sizeof(float));
         for (i64 u = lo, n; u < hi; u += n) {
             const i64 p = order[u / s], from = u % s, base = index[p] * s + from;
-            const float *token = x + p / k * d;
+            const X *token = tokens + p / k * d;
             n = s - from < hi - u ? s - from : hi - u;
-            rows_T((const W *)L->up + base * d, L->up_scale ? L->up_scale + base : 0, token, n, d, h);
+            rows_T((const W *)L->up + base * d, L->up_scale ? L->up_scale + base : 0, token, unit[p / k], n, d, h);
             if (L->value) {
-                rows_T((const W *)L->value + base * d, L->value_scale ? L->value_scale + base : 0, token, n, d, other);
+                rows_T((const W *)L->value + base * d, L->value_scale ? L->value_scale + base : 0, token, unit[p / k], n, d, other);
                 for (i64 i = 0; i < n; i++) h[i] = h[i] / (1 + expf(-h[i])) * other[i];
             } else for (i64 i = 0; i < n; i++) { float a = h[i] < 0 ? 0 : h[i]; h[i] = a * a; }
             i64 live = 0;
@@ -222,20 +238,21 @@ void columns_T(const Layer *L, i64 t, const float *x, const i64 *index, const fl
     }
 }
 void layer_T(const Layer *L, i64 t, const float *x, const float *add, float *y, i64 *index, float *gate, float *scores, float *scratch, int threads) {
-    linear_T(t, L->c, L->d, x, (const W *)L->router, L->router_scale, 0, scores, threads);
+    linear_T(t, L->c, L->d, x, (const W *)L->router, L->router_scale, 0, scores, scratch, threads);
     for (i64 i = 0; i < t; i++) choose(L, scores + i * L->c, index + i * L->k, gate + i * L->k, scratch);
     columns_T(L, t, x, index, gate, add, y, scratch, threads);
 }
 """
 
-_types = {torch.float32: ("float", "f32"), torch.bfloat16: ("uint16_t", "bf16"), torch.int8: ("int8_t", "i8")} # weight -> C type, suffix
+_types = {torch.float32: ("float", "float", "f32"), torch.bfloat16: ("uint16_t", "float", "bf16"), torch.int8: ("int8_t", "int16_t", "i8")} # weight -> W, X, T
 
 def _source():
     "The whole C source: the loops once per type of weight"
-    body = _rows_source + _sum_source + _layer_source
-    return _head_source + "".join(re.sub(r"(?<=_)T\b", t, re.sub(r"\bTO\b", f"from_{t}", re.sub(r"\bW\b", c, body))) for c, t in _types.values())
+    body = _linear_source + _sum_source + _layer_source
+    def typed(w, x, t): return re.sub(r"(?<=_)T\b", t, re.sub(r"\bX\b", x, re.sub(r"\bW\b", w, body.replace("TO(", f"from_{t}("))))
+    return _head_source + _choice_source + "".join(typed(*o) for o in _types.values())
 
-# %% ../../nbs/kernels/column_decode.ipynb #ed9efe59
+# %% ../../nbs/kernels/column_decode.ipynb #76182304
 class _Layer(ctypes.Structure):
     _fields_ = [*((n, ctypes.c_int64) for n in "csdk"), *((n, ctypes.c_void_p) for n in ("router", "up", "down", "value", "router_scale", "up_scale", "down_scale",
                 "value_scale", "inhibition", "bias")), ("threshold", ctypes.c_float)]
@@ -246,9 +263,9 @@ def _functions():
     if (lib := library(_source())) is None: return {}
     P, I, N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     found = {}
-    for kind, (_, t) in _types.items():
+    for kind, (*_, t) in _types.items():
         linear, layer = getattr(lib, f"linear_{t}"), getattr(lib, f"layer_{t}")
-        linear.argtypes, layer.argtypes = (I, I, I, P, P, P, P, P, N), (P, I, P, P, P, P, P, P, P, N)
+        linear.argtypes, layer.argtypes = (I, I, I, P, P, P, P, P, P, N), (P, I, P, P, P, P, P, P, P, N)
         linear.restype = layer.restype = None
         found[kind] = linear, layer
     return found
@@ -290,7 +307,7 @@ class ColumnLayer:
         if self._call is None or x.dtype != torch.float32 or not x.device.type == "cpu": return self._slow(x, add)
         t, k, nt, x = len(x), self.w.k, torch.get_num_threads(), x.contiguous()
         y, index, gate, scores = torch.empty_like(x), torch.empty(t, k, dtype=torch.long), torch.empty(t, k), torch.empty(t, self.c)
-        scratch = torch.empty(2 * (self.c + 1 + t * k) + nt * (t * self.d + 3 * self.s))
+        scratch = torch.empty(2 * (self.c + 1 + t * k) + t * (self.d + 1) + nt * (t * self.d + 3 * self.s))
         if add is not None: add = add.contiguous()
         self._call(ctypes.addressof(self._struct), t, pointer(x), pointer(add), pointer(y), pointer(index), pointer(gate), pointer(scores), pointer(scratch), nt)
         return y, index, gate, scores
@@ -301,7 +318,7 @@ class ColumnLayer:
         y, *rest = decode_torch(x, self.w)
         return (y if add is None else y + add), *rest
 
-# %% ../../nbs/kernels/column_decode.ipynb #c2bd0684
+# %% ../../nbs/kernels/column_decode.ipynb #226cb94a
 def linear_rows(
     x: torch.Tensor,     # [... d] fp32
     w: torch.Tensor,     # [n d] fp32, bf16 or int8
@@ -312,9 +329,9 @@ def linear_rows(
     flat = x.reshape(-1, x.shape[-1])
     call = _functions().get(w.dtype, (None,))[0] if w.device.type == "cpu" and x.dtype == torch.float32 else None
     if call is None or len(flat) > few_rows or not w.is_contiguous(): return _linear_torch(x, w, scale, add)
-    flat, y = flat.contiguous(), torch.empty(*x.shape[:-1], len(w))
+    flat, y, scratch = flat.contiguous(), torch.empty(*x.shape[:-1], len(w)), torch.empty(len(flat) * (1 + flat.shape[1]))
     if add is not None: add = add.contiguous()
-    call(len(flat), *w.shape, pointer(flat), pointer(w), pointer(scale), pointer(add), pointer(y), torch.get_num_threads())
+    call(len(flat), *w.shape, pointer(flat), pointer(w), pointer(scale), pointer(add), pointer(y), pointer(scratch), torch.get_num_threads())
     return y
 
 few_rows = 8 # tokens up to which reading the weights costs more than computing with them
