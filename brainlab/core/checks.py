@@ -19,7 +19,7 @@ import torch
 
 # %% ../../nbs/core/checks.ipynb #2dc19855
 from .cost import cost, decode_cost
-from .errors import BrainlabError
+from .errors import BrainlabError, UsageError
 from .probe import probes, record
 from .timing import alternate
 
@@ -33,7 +33,14 @@ def _out(y):
 
 def _double(model):
     "A copy in evaluation mode and double precision"
+    if not isinstance(model, torch.nn.Module): raise UsageError(f"The checks take a torch module, got {type(model).__name__}; put a function into the `forward` of one.")
     return copy.deepcopy(model).double().eval()
+
+def _needs(model, check, *names):
+    "Refuse a module that lacks what `check` uses; raises `UsageError`"
+    if lacking := [n for n in names if not hasattr(model, n)]:
+        raise UsageError(f"{check} needs a module with {', '.join(f'`{n}`' for n in names)}, and {type(model).__name__} lacks {', '.join(lacking)}; "
+                         "a bare layer can be put to check_causal, check_rows_independent and check_train_eval_parity.")
 
 def _near(a, b, tol, message):
     "Raise `CheckFailed` unless `a` and `b` agree within `tol`, relative to their size"
@@ -88,6 +95,7 @@ def check_gradients(
     tokens: torch.Tensor, # [b t+1]; inputs and targets are cut from it
 ):
     "Every parameter must receive a gradient that is finite and not all zero"
+    _needs(model, "check_gradients", "loss")
     m = copy.deepcopy(model).train()
     m.zero_grad()
     m.loss(tokens[:, :-1], tokens[:, 1:]).total.backward()
@@ -103,7 +111,7 @@ def check_train_eval_parity(
     **options,          # passed to the model
 ):
     "Training and evaluation mode must compute the same"
-    f, g = _double(model), _double(model).train()
+    f, g, x = _double(model), _double(model).train(), x.double() if x.is_floating_point() else x
     with torch.no_grad(): _near(_out(g(x, **options)), _out(f(x, **options)), tol, "Training and evaluation mode differ")
 
 # %% ../../nbs/core/checks.ipynb #aac97e0a
@@ -114,6 +122,7 @@ def check_step_parity(
     **options,            # passed to forward, prefill and step
 ):
     "`step` and `prefill` must agree with `forward`, also after rows were selected, reset, or stored and read back"
+    _needs(model, "check_step_parity", "init_state", "step", "prefill")
     f = _double(model)
     with torch.no_grad():
         whole = _out(f(tokens, **options))
@@ -312,6 +321,7 @@ def check_model(
     tokens=None,              # [b t], default random ids
 ) -> CheckReport:
     "Put a model to the checks of this page, with every switch on and off and in all its ways of use; raises `CheckFailed`"
+    _needs(model, "check_model", "config", "mechanisms", "loss", "init_state", "save_pretrained")
     if tokens is None:
         length = min(model.config.context_length, 20)
         tokens = torch.randint(model.config.vocab_size, (3, length), generator=torch.Generator().manual_seed(1))
