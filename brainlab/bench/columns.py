@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from .records import record
 from .rivals import compare
 from .roofline import roofline
-from ..kernels.column_decode import ColumnLayer, ColumnWeights, linear_rows, native, quantize_rows
+from ..kernels.column_native import ColumnLayer, ColumnWeights, linear_rows, native, quantize_rows
 
 # %% ../../nbs/bench/columns.ipynb #8d6bb484
 GOALS = {"C1": "column layer, one token, d 2048, n 8192, 5 % active: >= 25x dense fp32, >= 5x dense int8"}

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from ..core.cost import Work
 from ..core.errors import UsageError
 from ..core.state import State
-from ..kernels.attention_decode import attend_step, can_attend
-from ..kernels.column_decode import linear_rows
+from ..kernels.attention_native import attend_step, can_attend
+from ..kernels.column_native import linear_rows
 
 # %% ../../nbs/layers/attention.ipynb #899b6110
 def rope_table(

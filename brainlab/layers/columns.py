@@ -21,7 +21,7 @@ from ..core.cost import Work
 from ..core.errors import UsageError
 from ..core.probe import Probe
 from ..core.state import State
-from ..kernels.column_decode import ColumnLayer, ColumnWeights, native, select
+from ..kernels.column_native import ColumnLayer, ColumnWeights, native, select
 from ..kernels.column_mlp import column_mlp
 
 # %% ../../nbs/layers/columns.ipynb #dd3f27d3
@@ -117,7 +117,7 @@ class ColumnMLP(nn.Module):
         p.copy_(torch.randn(p.shape, generator=gen) * std)
 
 # %% ../../nbs/layers/columns.ipynb #64c6f165
-few_tokens = 8 # as `column_decode.few_rows`
+few_tokens = 8 # as `column_native.few_rows`
 _bound = WeakKeyDictionary() # layer -> (where its memory was, ColumnLayer)
 
 @patch

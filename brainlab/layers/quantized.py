@@ -13,7 +13,7 @@ from torch import nn
 
 # %% ../../nbs/layers/quantized.ipynb #11496491
 from ..core.cost import Work
-from ..kernels.column_decode import ColumnWeights, decode_torch, linear_rows, quantize_rows, select
+from ..kernels.column_native import ColumnWeights, decode_torch, linear_rows, quantize_rows, select
 from .columns import ColumnMLP, DenseMLP, few_tokens, ready, spread
 
 # %% ../../nbs/layers/quantized.ipynb #0a2b8973
