@@ -23,6 +23,7 @@ from ..core.probe import Probe
 from ..core.state import State
 from ..kernels.column_native import ColumnLayer, ColumnWeights, native, select
 from ..kernels.column_mlp import column_mlp
+from ..kernels.native import enabled
 
 # %% ../../nbs/layers/columns.ipynb #dd3f27d3
 class LateralInhibition(nn.Module):
@@ -167,7 +168,7 @@ def compute(
     x: torch.Tensor, # [t d]
 ) -> tuple:          # y [t d], index [t k], gate [t k], scores [t c]
     "Choose and compute; a few tokens without gradient in one native call"
-    if len(x) <= few_tokens and not torch.is_grad_enabled() and (layer := ready(self)) is not None: return layer(x)
+    if len(x) <= few_tokens and not torch.is_grad_enabled() and enabled() and (layer := ready(self)) is not None: return layer(x)
     index, gate, scores = self.choose(x)
     w = self.weights()
     return column_mlp(x, index, gate.to(x.dtype), w.up, w.down, w.value), index, gate, scores

@@ -124,13 +124,17 @@ class BrainGPT(CausalLM):
         "From embeddings to logits; `attend[i]` is the attention of layer i, over whole sequences or over a cache"
         extras = {}
         if threshold is None:
-            for block, f in zip(self.blocks, attend): h = block.run(h, f)
+            for block, f in zip(self.blocks, attend): h = self._run(block, h, f)
             h = self.norm(h[:, -1] if last else h)
         else:
             h, depth, conf = self._exits().walk(h, lambda i, x, active: self._layer(i, x, active, attend[i]), threshold)
             h, extras = self.exits.read_out(h, depth, self.norm), dict(exit_depth=depth, exit_confidence=conf)
             h = h[:, -1] if last else h
         return ModelOutput(self.head(h), extras)
+
+    def _run(self, block, h, attend):
+        "A block for all tokens, over whole sequences or with its cache"
+        return self.extend_block(block, h, attend.state) if isinstance(attend, Cached) else block.run(h, attend)
 
     def _exits(self):
         "The exit heads, or an error when the mechanism is off"
@@ -139,6 +143,7 @@ class BrainGPT(CausalLM):
 
     def _layer(self, i, x, active, attend):
         "Layer i for the active tokens; where nobody is active only its cache is filled"
+        if active.all(): return self._run(self.blocks[i], x, attend)
         if active.any(): return self.blocks[i].run_active(x, attend, active)
         if isinstance(attend, Cached): attend.fill(self.blocks[i].norm1(x))
         return x

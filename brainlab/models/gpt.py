@@ -9,7 +9,6 @@ __all__ = ['GPTConfig', 'Block', 'GPT']
 
 # %% ../../nbs/models/gpt.ipynb #2f71dca0
 from dataclasses import dataclass
-from functools import partial
 
 # %% ../../nbs/models/gpt.ipynb #56a858a1
 from torch import nn
@@ -52,9 +51,12 @@ class Block(nn.Module):
         self.mlp = DenseMLP(d, config.n_hidden or 4 * d, scale)
         self.out = Probe()
 
+    @property
+    def feed(self): return self.mlp
+
     def run(self, x, attend): # [b t d], attention on whole sequences or with a cache
         x = x + attend(self.norm1(x))
-        return self.out(x + self.mlp(self.norm2(x)))
+        return self.out(x + self.feed(self.norm2(x)))
 
     def forward(self, x): # [b t d]
         return self.run(x, self.attn)
@@ -76,6 +78,6 @@ class GPT(CausalLM):
     def prefill(self, tokens, state) -> ModelOutput: # [b t] -> logits [b v] after the last token
         "Read a prompt into the state"
         h = self.embed(self.check_tokens(tokens))
-        for block, s in zip(self.blocks, state.layers): h = block.run(h, partial(block.attn.extend, state=s))
+        for block, s in zip(self.blocks, state.layers): h = self.extend_block(block, h, s)
         state.position += tokens.shape[1]
         return ModelOutput(self.head(self.norm(h[:, -1])))
