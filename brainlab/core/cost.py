@@ -177,7 +177,8 @@ class _Meter:
         if self.stack[-1].nested: self.stack[-1].nested -= 1; return
         f = self.stack.pop()
         _merge(self.stack[-1].rows, f.finished())
-        if hasattr(m, "executed"): self.counted[f.name] = self.counted.get(f.name, 0) + f.ops
+        spoken_for = any(hasattr(o.module, "executed") for o in self.stack) # a report above replaces this one
+        if hasattr(m, "executed") and not spoken_for: self.counted[f.name] = self.counted.get(f.name, 0) + f.ops
 
 # %% ../../nbs/core/cost.ipynb #2a9cc515
 def measure(

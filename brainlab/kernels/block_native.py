@@ -14,9 +14,9 @@ from dataclasses import dataclass
 # %% ../../nbs/kernels/block_native.ipynb #00429b84
 import torch
 
-# %% ../../nbs/kernels/block_native.ipynb #cf021bfc
+# %% ../../nbs/kernels/block_native.ipynb #c1514fb0
 from . import attention_native, column_native
-from .column_native import ColumnLayer, ColumnWeights, Layer
+from .column_native import ColumnLayer, ColumnWeights
 from .native import enabled, library, pointer
 
 # %% ../../nbs/kernels/block_native.ipynb #b8afa4c4

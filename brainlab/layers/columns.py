@@ -50,8 +50,8 @@ class LateralInhibition(nn.Module):
 class Homeostasis(nn.Module):
     "A selection bias per column that steers every firing rate to its target"
     def __init__(self,
-        c: int,          # columns
-        target: float,   # wanted share of tokens per column, k/c
+        c: int,          # columns, or any other units that are chosen: neurons, experts
+        target: float,   # wanted share of tokens per unit, k/c
         speed: float = .01, # u, change of the bias per step; scores are of order 1
     ):
         super().__init__()
@@ -65,6 +65,15 @@ class Homeostasis(nn.Module):
         "Note which columns were chosen, [... k]; -1 stands for none"
         self.used += torch.bincount(index.flatten() + 1, minlength=len(self.used) + 1)[1:]
         self.seen += index.numel() // index.shape[-1]
+
+    def note(self, fired):
+        "Note which units fired, from a mask [t c]; for choices whose number differs from token to token"
+        self.used += fired.sum(0)
+        self.seen += len(fired)
+
+    def forward(self, scores): # [... c]
+        "Scores as the choice sees them"
+        return scores + self.bias
 
     @torch.no_grad()
     def after_step(self):
