@@ -62,6 +62,7 @@ class CausalAttention(nn.Module):
         self.d, self.h, self.context_length, self.out_scale = d, h, context_length, out_scale
         self.qkv = nn.Linear(d, 3 * d, bias=False)
         self.out = nn.Linear(d, d, bias=False)
+        self.register_module("soma", None) # what the heads' outputs pass before they are mixed
         self.register_buffer("rope", rope_table(context_length, d // h), persistent=False)
         self.out.init_parameter = self._init_out
         self.last_work = Work()
@@ -88,10 +89,21 @@ class CausalAttention(nn.Module):
         "Work of the last call; `fill` reads half of the weights"
         return self.last_work
 
+    def attend(self, q, k, v): # 3 x [b h t w] -> [b h t w]
+        "Each token reads itself and all earlier ones"
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    def mix(self, y, x): # [b h t w], [b t d] -> [b t d]
+        "Heads side by side, through the soma if there is one, and mixed"
+        y = y.transpose(1, 2).flatten(2)
+        if self.soma is None: return self.out(y)
+        y = self.soma(y, x)
+        self.last_work += self.soma.executed()
+        return self.out(y)
+
     def forward(self, x): # [b t d] -> [b t d]
         self._note(x.shape[0] * x.shape[1], x.shape[1])
-        q, k, v = self.queries_keys_values(x, self.rope[:x.shape[1]])
-        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        return self.mix(self.attend(*self.queries_keys_values(x, self.rope[:x.shape[1]])), x)
 
 def _unit(x):
     "Scale each head vector to root-mean-square 1"
@@ -113,8 +125,9 @@ def _places(self: CausalAttention, x, state):
         raise UsageError(f"The cache of {self.context_length} tokens is full; reset the row or build the model with a larger context_length.")
     return pos, self.rope[pos][:, None]
 
-def _store(state: KVCache, pos, k, v):
-    "Put keys and values at `pos` and advance"
+@patch
+def store(self: CausalAttention, state: KVCache, pos, k, v):
+    "Put keys and values [b h t w] at `pos` [b t] and advance"
     rows = torch.arange(len(pos), device=pos.device)[:, None]
     state.k[rows, :, pos] = k.transpose(1, 2).to(state.k.dtype)
     state.v[rows, :, pos] = v.transpose(1, 2).to(state.v.dtype)
@@ -126,7 +139,7 @@ def fill(self: CausalAttention, x: torch.Tensor, state: KVCache):
     pos, table = self._places(x, state)
     self._note(pos.numel(), 1 + int(pos.max()) if pos.numel() and not x.is_cuda else self.context_length, asked=False)
     k, v = self.heads(F.linear(x, self.qkv.weight[self.d:])).chunk(2, 1)
-    _store(state, pos, rotate(_unit(k), table), v)
+    self.store(state, pos, rotate(_unit(k), table), v)
 
 @patch
 def extend(
@@ -137,12 +150,22 @@ def extend(
     "Read new tokens into the cache and attend from each of them"
     pos, table = self._places(x, state)
     q, k, v = self.queries_keys_values(x, table)
-    _store(state, pos, k, v)
+    self.store(state, pos, k, v)
     T = self.context_length if x.is_cuda or not pos.numel() else int(pos.max()) + 1
     self._note(pos.numel(), T)
-    mask = torch.arange(T, device=x.device) <= pos[:, None, :, None]
-    y = F.scaled_dot_product_attention(q, state.k[:, :, :T], state.v[:, :, :T], attn_mask=mask)
-    return self.out(y.transpose(1, 2).flatten(2))
+    return self.mix(self.attend_cache(q, state, pos, T), x)
+
+@patch
+def attend_cache(
+    self: CausalAttention,
+    q: torch.Tensor,   # queries [b h t w]
+    state: KVCache,    # already holds the keys and values of these tokens
+    pos: torch.Tensor, # their positions [b t]
+    T: int,            # no row holds more tokens
+) -> torch.Tensor:     # [b h t w]
+    "Each token reads what the cache holds up to its own position"
+    mask = torch.arange(T, device=q.device) <= pos[:, None, :, None]
+    return F.scaled_dot_product_attention(q, state.k[:, :, :T], state.v[:, :, :T], attn_mask=mask)
 
 @patch
 def step(self: CausalAttention, x: torch.Tensor, state: KVCache) -> torch.Tensor:
