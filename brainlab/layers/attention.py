@@ -102,7 +102,7 @@ class CausalAttention(nn.Module):
         y = y.transpose(1, 2).flatten(2)
         if self.soma is None: return self.out(y)
         y = self.soma(y, x)
-        self.last_work += self.soma.executed()
+        self.last_work += self.soma.last_work
         return self.out(y)
 
     def forward(self, x): # [b t d] -> [b t d]
