@@ -18,12 +18,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
-# %% ../../nbs/layers/lm.ipynb #11b5b108
+# %% ../../nbs/layers/lm.ipynb #1d6ff8bc
 from ..core.errors import UsageError, unknown
 from ..core.model import BrainModel, ModelConfig, ModelOutput
 from ..core.probe import Probe
 from ..core.state import StackState
 from ..kernels.block_native import BlockWeights, NativeBlock, native
+from ..kernels.native import enabled
 from .attention import CausalAttention
 from .columns import ColumnMLP, DenseMLP
 from .quantized import Int8ColumnMLP, Int8DenseMLP, Int8Linear, quantize_
@@ -41,8 +42,20 @@ class CausalLMConfig(ModelConfig):
         self.at_least_one("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
         if self.weights not in ("float32", "int8"): raise unknown("type of weights", self.weights, ("float32", "int8"), type(self).__name__)
 
-# %% ../../nbs/layers/lm.ipynb #5546dc20
-_bound = WeakKeyDictionary() # block -> (where its memory was, NativeBlock or None, its probes)
+# %% ../../nbs/layers/lm.ipynb #4ef5cd7d
+@dataclass
+class _Bound:
+    "A block as the native form sees it"
+    slots: list # (dictionary, name) of every tensor of the block, and where it was
+    at: list    # addresses when the block was bound
+    call: NativeBlock | None # None: the block is not made of what the native form knows
+    probes: list
+
+    def stands(self) -> bool:
+        "Is every tensor where it was?"
+        return [d[n].data_ptr() for d, n in self.slots] == self.at
+
+_bound = WeakKeyDictionary() # block -> _Bound
 
 def _parts(block):
     "norm1, attention, norm2 and feed-forward layer, if the block is made of what the native form knows"
@@ -58,13 +71,14 @@ def _weights(norm1, attn, norm2, feed) -> BlockWeights:
     if isinstance(feed, DenseMLP): return BlockWeights(*common, None, feed.up, feed.down, **scales)
     return BlockWeights(*common, None, feed.up.weight, feed.down.weight, **scales, up_scale=feed.up.scale, down_scale=feed.down.scale)
 
-def _bind(block):
+def _bind(block) -> _Bound:
     "Bind the block to its memory; again only when some of it has moved"
-    at = tuple(p.data_ptr() for p in block.parameters()) + tuple(p.data_ptr() for p in block.buffers())
-    if block not in _bound or _bound[block][0] != at:
-        parts = _parts(block)
-        fits = parts and parts[0].weight.dtype == torch.float32 and parts[0].weight.device.type == "cpu" and native(parts[1].qkv.weight.dtype)
-        _bound[block] = at, NativeBlock(_weights(*parts)) if fits else None, [m for m in block.modules() if isinstance(m, Probe)]
+    if (found := _bound.get(block)) is not None and found.stands(): return found
+    slots = [(d, n) for m in block.modules() for d in (m._parameters, m._buffers) for n, t in d.items() if t is not None]
+    parts = _parts(block)
+    fits = parts and parts[0].weight.dtype == torch.float32 and parts[0].weight.device.type == "cpu" and native(parts[1].qkv.weight.dtype)
+    call = NativeBlock(_weights(*parts)) if fits else None
+    _bound[block] = _Bound(slots, [d[n].data_ptr() for d, n in slots], call, [m for m in block.modules() if isinstance(m, Probe)])
     return _bound[block]
 
 def native_step(
@@ -73,14 +87,15 @@ def native_step(
     state,            # of its attention; advanced in place
 ) -> torch.Tensor | None: # [b 1 d]; None: the block has to run as it stands
     "One token per row through a block in one call, where that is possible and nobody looks inside"
-    if x.shape[1] != 1 or not len(x) or block.training or torch.is_grad_enabled() or x.dtype != torch.float32 or _len_torch_dispatch_stack(): return None
-    _, bound, probes = _bind(block)
-    if bound is None or any(p.on for p in probes): return None
+    if x.shape[1] != 1 or not len(x) or block.training or torch.is_grad_enabled() or x.dtype != torch.float32: return None
+    if not enabled() or _len_torch_dispatch_stack(): return None
+    bound = _bind(block)
+    if bound.call is None or any(p.on for p in bound.probes): return None
     last = block.attn._last(state.position)
-    y, index, _, _ = bound(x[:, 0].contiguous(), state.k, state.v, state.position)
+    y, index, _, _ = bound.call(x[:, 0].contiguous(), state.k, state.v, state.position)
     state.position += 1
     block.attn._note(len(x), last + 1)
-    if bound.feed: block.feed.last_index = index
+    if bound.call.feed: block.feed.last_index = index
     return y[:, None]
 
 # %% ../../nbs/layers/lm.ipynb #2780afa1
