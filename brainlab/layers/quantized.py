@@ -11,9 +11,10 @@ __all__ = ['Int8Linear', 'Int8Embedding', 'Int8ColumnMLP', 'Int8DenseMLP', 'quan
 import torch
 from torch import nn
 
-# %% ../../nbs/layers/quantized.ipynb #11496491
+# %% ../../nbs/layers/quantized.ipynb #33f85d80
 from ..core.cost import Work
 from ..kernels.column_native import ColumnWeights, decode_torch, linear_rows, quantize_rows, select
+from ..kernels.native import enabled
 from .columns import ColumnMLP, DenseMLP, few_tokens, ready, spread
 
 # %% ../../nbs/layers/quantized.ipynb #0a2b8973
@@ -56,7 +57,7 @@ class Int8Embedding(nn.Module):
         size = self.last_rows * (self.head.weight.shape[1] + 4)
         return Work(weight_bytes=size, dense_weight_bytes=size)
 
-# %% ../../nbs/layers/quantized.ipynb #f385e839
+# %% ../../nbs/layers/quantized.ipynb #c3fc711a
 class Int8ColumnMLP(ColumnMLP):
     "A column layer with int8 rows; chooses and computes as the layer it was made from"
     def __init__(self,
@@ -88,7 +89,7 @@ class Int8ColumnMLP(ColumnMLP):
     @torch.no_grad()
     def compute(self, x): # [t d]
         "Choose and compute"
-        layer = ready(self) if len(x) <= few_tokens else None
+        layer = ready(self) if len(x) <= few_tokens and enabled() else None
         return decode_torch(x, self.weights()) if layer is None else layer(x)
 
 class Int8DenseMLP(nn.Module):
