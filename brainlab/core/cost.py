@@ -96,6 +96,7 @@ class CostReport:
     tokens: int               # tokens processed
     peak_bytes: int           # most memory held by tensors made in the run
     counted: dict = field(default_factory=dict) # module path -> multiply-adds its operators really did
+    weight_size: int = 4    # bytes of one weight of the largest matrix
 
     @property
     def total(self) -> Work: return sum(self.rows.values(), Work())
@@ -110,6 +111,10 @@ class CostReport:
     @property
     def weight_bytes(self) -> int: return self.total.weight_bytes
     @property
+    def effective_parameters(self) -> int:
+        "Parameters that were touched: bytes of weights read over the size of one weight"
+        return round(self.total.weight_bytes / self.weight_size)
+    @property
     def dense_weight_bytes(self) -> int: return self.total.dense_weight_bytes
 
     def by_kind(self) -> dict:
@@ -121,7 +126,7 @@ class CostReport:
     def _repr_markdown_(self):
         head = "| module | multiply-adds / token | dense | weights read | dense |\n|---|---:|---:|---:|---:|"
         line = lambda k, w: f"| {k} | {w.macs/self.tokens:,.0f} | {w.dense_macs/self.tokens:,.0f} | {w.weight_bytes/1e6:.2f} MB | {w.dense_weight_bytes/1e6:.2f} MB |"
-        foot = f"\n\n{self.tokens} tokens · {self.active_share:.1%} of the neurons computed · peak memory {self.peak_bytes/1e6:.1f} MB"
+        foot = f"\n\n{self.tokens} tokens · {self.effective_parameters:,} parameters touched · {self.active_share:.1%} of the neurons computed · peak memory {self.peak_bytes/1e6:.1f} MB"
         return "\n".join([head, *(line(f"`{k}`", w) for k, w in self.by_kind().items()), line("**all**", self.total)]) + foot
 
 # %% ../../nbs/core/cost.ipynb #cb9b42ba
@@ -192,7 +197,11 @@ def measure(
     with torch.no_grad(), _Meter(model) as meter, _steps_as_calls(model, meter), PeakMemory() as mem: run()
     if cuda: mem.peak = torch.cuda.max_memory_allocated() - before
     rows = _merge(_Frame("outside", None, meter.stack[0].own).finished(), meter.stack[0].rows)
-    return CostReport({k: w for k, w in rows.items() if w != Work()}, tokens, mem.peak, meter.counted)
+    return CostReport({k: w for k, w in rows.items() if w != Work()}, tokens, mem.peak, meter.counted, _weight_size(model))
+
+def _weight_size(model):
+    "Bytes of one number of the largest tensor"
+    return max(model.state_dict().values(), key=torch.Tensor.numel, default=torch.empty(0)).element_size()
 
 class _steps_as_calls:
     "While the block runs, `step` and `extend` of submodules are announced to the meter"
@@ -242,4 +251,4 @@ def _beside(report, full):
     for k in {**full.rows, **report.rows}:
         w, d = report.rows.get(k, Work()), full.rows.get(k, Work())
         rows[k] = Work(w.macs, d.dense_macs, w.weight_bytes, d.dense_weight_bytes, w.active, d.neurons)
-    return CostReport(rows, report.tokens, report.peak_bytes, report.counted)
+    return CostReport(rows, report.tokens, report.peak_bytes, report.counted, report.weight_size)

@@ -42,7 +42,7 @@ class CausalLMConfig(ModelConfig):
         self.at_least_one("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
         if self.weights not in ("float32", "int8"): raise unknown("type of weights", self.weights, ("float32", "int8"), type(self).__name__)
 
-# %% ../../nbs/layers/lm.ipynb #4ef5cd7d
+# %% ../../nbs/layers/lm.ipynb #98e29e0e
 @dataclass
 class _Bound:
     "A block as the native form sees it"
@@ -61,6 +61,7 @@ def _parts(block):
     "norm1, attention, norm2 and feed-forward layer, if the block is made of what the native form knows"
     parts = [getattr(block, n, None) for n in ("norm1", "attn", "norm2", "feed")]
     plain = type(parts[1]) is CausalAttention and parts[1].soma is None and type(parts[3]) in (ColumnMLP, DenseMLP, Int8ColumnMLP, Int8DenseMLP)
+    plain = plain and type(parts[1].qkv) in (nn.Linear, Int8Linear) and type(parts[1].out) in (nn.Linear, Int8Linear)
     return parts if plain and all(type(n) is nn.RMSNorm for n in parts[::2]) else None
 
 def _weights(norm1, attn, norm2, feed) -> BlockWeights:
@@ -98,7 +99,7 @@ def native_step(
     if bound.call.feed: block.feed.last_index = index
     return y[:, None]
 
-# %% ../../nbs/layers/lm.ipynb #2780afa1
+# %% ../../nbs/layers/lm.ipynb #0a2bad8c
 class CausalLM(BrainModel):
     "Embedding, blocks, norm and tied output matrix"
     def __init__(self,
@@ -114,6 +115,7 @@ class CausalLM(BrainModel):
 
     def finish(self):
         "Draw the parameters; as int8 where the config says so"
+        if self.embed.weight.is_meta: return self # built without memory, to be counted
         super().finish()
         return self if self.config.weights == "float32" else quantize_(self).eval()
 

@@ -11,11 +11,12 @@ __all__ = ['Int8Linear', 'Int8Embedding', 'Int8ColumnMLP', 'Int8DenseMLP', 'quan
 import torch
 from torch import nn
 
-# %% ../../nbs/layers/quantized.ipynb #33f85d80
+# %% ../../nbs/layers/quantized.ipynb #90b951d3
 from ..core.cost import Work
 from ..kernels.column_native import ColumnWeights, decode_torch, linear_rows, quantize_rows, select
 from ..kernels.native import enabled
 from .columns import ColumnMLP, DenseMLP, few_tokens, ready, spread
+from .structured import TwoFourLinear
 
 # %% ../../nbs/layers/quantized.ipynb #0a2b8973
 class Int8Linear(nn.Module):
@@ -103,7 +104,7 @@ class Int8DenseMLP(nn.Module):
     def forward(self, x, active=None): # [... d], [...]
         return spread(self.down(self.up(x if active is None else x[active]).relu().square()), x, active)
 
-# %% ../../nbs/layers/quantized.ipynb #a1f2cb97
+# %% ../../nbs/layers/quantized.ipynb #fa0a406c
 _twins = {ColumnMLP: Int8ColumnMLP, DenseMLP: Int8DenseMLP} # a layer that is converted as a whole
 
 def quantize_(
@@ -112,12 +113,14 @@ def quantize_(
 ) -> nn.Module:
     "Replace large weights by int8 rows"
     tied = {id(m.weight): m for m in model.modules() if isinstance(m, nn.Linear)}
-    made = {} # id of a weight -> its int8 layer, so that what was tied stays tied
-    def small(w): return made.setdefault(id(w), Int8Linear(w))
+    made = {} # id of a weight -> the weight and its int8 layer, so that what was tied stays tied
+    def small(w):
+        if id(w) not in made: made[id(w)] = w, Int8Linear(w)
+        return made[id(w)][1]
     for owner in list(model.modules()):
         for name, m in list(owner.named_children()):
             if type(m) in _twins: setattr(owner, name, _twins[type(m)](m))
             elif isinstance(m, nn.Embedding) and id(m.weight) in tied: setattr(owner, name, Int8Embedding(small(m.weight)))
-            elif isinstance(m, nn.Linear) and m.bias is None and m.out_features >= least: setattr(owner, name, small(m.weight))
+            elif isinstance(m, (nn.Linear, TwoFourLinear)) and m.bias is None and m.out_features >= least: setattr(owner, name, small(m.weight)) # 2:4 weights keep their zeros
     for p in model.parameters(): p.requires_grad_(False)
     return model

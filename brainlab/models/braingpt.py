@@ -14,15 +14,19 @@ from dataclasses import dataclass
 import torch
 from fastcore.basics import patch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 # %% ../../nbs/models/braingpt.ipynb #4e5b5a2f
 from ..core.errors import UsageError
 from ..core.model import LossOutput, ModelOutput, cross_entropy
 from ..core.probe import Probe
 from ..layers.attention import CausalAttention
-from ..layers.columns import ColumnMLP, DenseMLP, columns_for
+from ..layers.columns import ColumnMLP, DenseMLP, agreement_loss, columns_for
+from ..layers.dendrites import HeadDendrites
 from ..layers.depth import EarlyExit, check_threshold
 from ..layers.lm import CausalLM, CausalLMConfig
+from ..layers.sparse_attention import SparseAttention
+from ..layers.structured import to_two_four
 
 # %% ../../nbs/models/braingpt.ipynb #02c975bd
 @dataclass
@@ -35,14 +39,26 @@ class BrainGPTConfig(CausalLMConfig):
     inhibition: bool = True      # lateral inhibition between columns
     homeostasis: bool = True     # selection bias that keeps every column in use
     homeostasis_speed: float = .01 # change of the bias per optimizer step
+    gated_columns: bool = False  # a second projection gates each neuron (SwiGLU); off: squared ReLU
+    agreement: bool = False      # training asks neighbouring tokens to choose the same columns
+    agreement_weight: float = .01 # weight of the agreement loss
+    agreement_chunk: int = 16    # tokens that should choose alike
+    sparse_attention: bool = False # each query reads only its largest scores
+    attention_share: float = .05 # share of the visible keys it reads
+    attention_proxy: int = 0     # coordinates that guess the scores; 0: all of them, exact
+    dendrites: bool = False      # gated dendrites on every head
+    n_dendrites: int = 4         # per head
+    two_four: bool = False       # 2 of 4 weights of the attention's matrices (and of dense feed-forward layers)
     early_exit: bool = True      # tokens may leave before the last layer while generating
     exit_threshold: float = .9   # confidence needed to leave
     exit_weight: float = .3      # weight of the exit heads' next-word loss
     probe_weight: float = .1     # weight of the confidence loss
+    gradient_checkpointing: bool = False # keep only the blocks' inputs in training and compute the rest again
 
-    switches = ("columns", "inhibition", "homeostasis", "early_exit")
-    needs = {"inhibition": "columns", "homeostasis": "columns"}
-    owns = {"columns": ("sparsity_base",), "homeostasis": ("homeostasis_speed",), "early_exit": ("exit_threshold", "exit_weight", "probe_weight")}
+    switches = ("columns", "inhibition", "homeostasis", "agreement", "sparse_attention", "dendrites", "two_four", "early_exit")
+    needs = {"inhibition": "columns", "homeostasis": "columns", "agreement": "columns"}
+    owns = {"columns": ("sparsity_base",), "homeostasis": ("homeostasis_speed",), "agreement": ("agreement_weight", "agreement_chunk"),
+            "sparse_attention": ("attention_share",), "dendrites": ("n_dendrites",), "early_exit": ("exit_threshold", "exit_weight", "probe_weight")}
     presets = {
         "tiny": dict(vocab_size=512, context_length=64, n_layer=3, n_cortical_columns=16, column_size=8, sparsity_base=.875),
         "char": dict(vocab_size=512, context_length=128, n_layer=4, n_head=4, n_embd=192, n_cortical_columns=24, column_size=32, sparsity_base=.875),
@@ -55,7 +71,7 @@ class BrainGPTConfig(CausalLMConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least_one("n_cortical_columns", "column_size")
+        self.at_least_one("n_cortical_columns", "column_size", "n_dendrites", "agreement_chunk")
         if not 0 <= self.sparsity_base < 1: raise UsageError(f"Field 'sparsity_base' of BrainGPTConfig must be in [0, 1), got {self.sparsity_base}.")
         check_threshold(self.exit_threshold)
 
@@ -76,11 +92,11 @@ class Block(nn.Module):
         super().__init__()
         d, c, s, scale = config.n_embd, config.n_cortical_columns, config.column_size, (2 * config.n_layer)**-.5
         self.norm1, self.norm2 = nn.RMSNorm(d), nn.RMSNorm(d)
-        self.attn = CausalAttention(d, config.n_head, config.context_length, scale)
-        if config.columns: self.columns = ColumnMLP(d, c, s, config.active_columns, config.inhibition, config.homeostasis, scale)
+        self.attn = _attention(config, scale)
+        if config.columns: self.columns = ColumnMLP(d, c, s, config.active_columns, config.inhibition, config.homeostasis, scale, config.gated_columns, agreement=config.agreement)
         else: self.mlp = DenseMLP(d, c * s, scale)
         if config.columns and config.homeostasis: self.columns.homeostasis.speed = config.homeostasis_speed
-        self.out = Probe()
+        self.agreement_chunk, self.out = config.agreement_chunk, Probe()
 
     @property
     def feed(self): return self.columns if hasattr(self, "columns") else self.mlp
@@ -97,6 +113,13 @@ class Block(nn.Module):
     def forward(self, x): # [b t d]
         return self.run(x, self.attn)
 
+def _attention(config, scale):
+    "Attention with the mechanisms that are on: sparse reading first, dendrites on what was read"
+    d, h, longest = config.n_embd, config.n_head, config.context_length
+    attn = SparseAttention(d, h, longest, scale, config.attention_share, proxy=config.attention_proxy) if config.sparse_attention else CausalAttention(d, h, longest, scale)
+    if config.dendrites: attn.soma = HeadDendrites(d, h, config.n_dendrites)
+    return attn
+
 # %% ../../nbs/models/braingpt.ipynb #f7722522
 class Cached:
     "Attention over a cache, in the form `_think` wants"
@@ -111,6 +134,7 @@ class BrainGPT(CausalLM):
     def __init__(self, config: BrainGPTConfig):
         super().__init__(config, Block)
         self.exits = EarlyExit(config.n_embd, config.n_layer) if config.early_exit else None
+        if config.two_four: to_two_four(self, "blocks.*.attn.*" if config.columns else "blocks.*")
         self.finish()
 
     def ways(self): # every way to use the model is checked
@@ -150,19 +174,29 @@ class BrainGPT(CausalLM):
 
 # %% ../../nbs/models/braingpt.ipynb #78f3a308
 @patch
+def learn(self: Block, x) -> tuple: # [b t d] -> [b t d], scalar
+    "As `forward`, and how little neighbouring tokens agreed in their choice of columns (0 where nobody asks)"
+    y = self(x)
+    scores = self.columns.take_scores() if hasattr(self, "columns") else None
+    return y, agreement_loss(scores, self.agreement_chunk) if scores is not None else x.new_zeros(())
+
+@patch
 def loss(self: BrainGPT, tokens, targets) -> LossOutput: # [b t] each
-    "Next-token loss; with early exit also the losses of the exit heads"
-    h, hidden = self.embed(self.check_tokens(tokens)), []
-    for block in self.blocks: h = block(h); hidden.append(h)
+    "Next-token loss; with early exit also the losses of the exit heads, with agreement that of the columns"
+    h, hidden, apart = self.embed(self.check_tokens(tokens)), [], 0.
+    for block in self.blocks:
+        save = self.config.gradient_checkpointing and self.training
+        h, a = checkpoint(block.learn, h, use_reentrant=False) if save else block.learn(h)
+        hidden.append(h); apart = apart + a / len(self.blocks)
     logits = self.head(self.norm(h))
     lm = total = cross_entropy(logits, targets)
     parts = {"lm": lm}
     if self.exits is not None:
         parts |= self.exits.losses(hidden[:-1], logits, targets, self.head)
         total = lm + self.config.exit_weight * parts.get("exit_lm", 0.) + self.config.probe_weight * parts.get("exit_probe", 0.)
+    if self.config.agreement and self.config.columns: parts["agreement"] = apart; total = total + self.config.agreement_weight * apart
     return LossOutput(total, {k: v.detach() for k, v in parts.items()})
 
-# %% ../../nbs/models/braingpt.ipynb #3b209951
 @patch
 def prefill(self: BrainGPT, tokens, state, exit_threshold=None) -> ModelOutput: # [b t] -> logits [b v] after the last token
     "Read a prompt into the state"
