@@ -8,7 +8,7 @@ Docs: https://brainlab.github.io/brainlab/cli/main.html.md"""
 __all__ = ['verbs', 'Parser', 'build_parser', 'check_verb', 'check_words', 'main']
 
 # %% ../../nbs/cli/main.ipynb #50003cad
-import argparse, importlib, pkgutil, sys
+import argparse, importlib, pkgutil, re, sys
 
 # %% ../../nbs/cli/main.ipynb #632a38af
 from ..core.errors import BrainlabError, IOFault, UsageError, suggestion
@@ -91,8 +91,8 @@ def main(
     except OSError as e: return _say(IOFault(f"{e.strerror or e}{f': {str(e.filename)[:200]!r}' if e.filename else ''}; check the path, the permissions and the free space."))
 
 def _say(error):
-    "One sentence on stderr; returns the exit code"
-    print(f"brainlab: {' '.join(str(error).split())}", file=sys.stderr)
+    "One sentence on stderr, very long names shortened; returns the exit code"
+    print("brainlab:", re.sub(r"(\S{100})\S{200,}(\S{20})", r"\1...\2", " ".join(str(error).split())), file=sys.stderr)
     return error.exit_code
 
 def _flush():
