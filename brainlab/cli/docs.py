@@ -90,7 +90,7 @@ def sidebar(
     return "\n".join(["# Kept by `brainlab docs sidebar`; the order within a room may be edited.", "website:", "  sidebar:", "    contents:", *top, *secs]) + "\n"
 
 # %% ../../nbs/cli/docs.ipynb #55696558
-_active = (r"<\s*/?\s*(script|iframe|object|embed|base|meta|link|form|foreignobject)\b", r"<.*?\bon[a-z]+\s*=", r"attributename\s*=\s*[\"']?\s*on",
+_active = (r"<\s*/?\s*(script|iframe|object|embed|base|meta|link|form|foreignobject)\b", r"\A[^<]*<.*?\bon[a-z]+\s*=", r"attributename\s*=\s*[\"']?\s*on",
            r"(javascript|vbscript)\s*:", r"data\s*:\s*(text/html|image/svg)")
 _active_types = ("application/javascript", "text/javascript", "application/vnd.jupyter.widget-view+json", "application/vnd.bokehjs_exec.v0+json")
 
@@ -116,7 +116,7 @@ def active_content(
     for i, c in enumerate(nb["cells"]):
         for kind, text in (shown for o in c.get("outputs", []) for shown in _shown(c, o)):
             if kind in _active_types: found.append((i, kind))
-            else: found += [(i, m[0][:40]) for t in _readings(text) for p in _active if (m := re.search(p, t, re.I | re.S))]
+            else: found += [(i, m[0][-40:]) for t in _readings(text) for p in _active if (m := re.search(p, t, re.I | re.S))]
     return found
 
 # %% ../../nbs/cli/docs.ipynb #3b3cd6e0
