@@ -29,8 +29,9 @@ def load(
 ):        # the model, in evaluation mode, with `.tokenizer` (or None)
     "Read a saved model; raises `BrainlabError`"
     from brainlab.core.errors import BrainlabError
+    from brainlab.core.files import recover
     from brainlab.core.model import read_config
-    path = Path(path)
+    recover(path := Path(path))
     if not path.exists(): raise BrainlabError(f"There is no checkpoint at '{path}'; give a model folder or a run folder.")
     if not (path/"config.json").is_file():
         from brainlab.training.checkpoint import latest
@@ -40,4 +41,6 @@ def load(
     if (path/"tokenizer.json").is_file():
         from brainlab.text.tokenizer import BrainTokenizer
         model.tokenizer = BrainTokenizer.load(path)
+        v, most = model.tokenizer.vocab_size, getattr(model.config, "vocab_size", None)
+        if most is not None and v > most: raise BrainlabError(f"The tokenizer in '{path}' has {v} ids, the model knows {most}; put the tokenizer there that the model was trained with.")
     return model

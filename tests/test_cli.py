@@ -101,7 +101,7 @@ def test_bench_saves_under_kernels_dir(capsys, tmp_path, monkeypatch):
 def test_prepare_counts_what_it_left_out(capsys, tmp_path):
     (tmp_path/"a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\nbroken\n{"no": 1}\n')
     assert main(["data", "prepare", str(tmp_path/"a.jsonl"), str(tmp_path/"out"), "--tokenizer", "bytes"]) == 0
-    assert "accepted documents: 2; rejected lines: 2 (1 no text, 1 not JSON)" in capsys.readouterr().out
+    assert "accepted documents: 2; rejected lines: 2 (1 no field 'text', 1 not JSON)" in capsys.readouterr().out
 
 
 def test_prepare_again_and_otherwise(capsys, tmp_path):

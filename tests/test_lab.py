@@ -1,11 +1,13 @@
 "S6: the notebook server as brainlab starts it lets nobody in without its token, and nobody at all from elsewhere."
 import http.client
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,9 @@ def lab(root, tmp_path_factory):
     "A running server: port and log file"
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
     home = tmp_path_factory.mktemp("lab")
+    (home/"config").mkdir()  # a user who once switched the token off, and let everybody in
+    loose = {"IdentityProvider": {"token": ""}, "ServerApp": {"token": "", "password": "", "ip": "0.0.0.0", "allow_origin_pat": ".*", "allow_remote_access": True, "disable_check_xsrf": True}}
+    for name in ("jupyter_server_config", "jupyter_lab_config", "jupyter_config"): (home/"config"/f"{name}.json").write_text(json.dumps(loose))
     env = os.environ | dict(JUPYTER_TOKEN=TOKEN, JUPYTER_RUNTIME_DIR=str(home/"run"), JUPYTER_CONFIG_DIR=str(home/"config"), JUPYTER_DATA_DIR=str(home/"data"))
     with open(home/"log", "w") as out:
         p = subprocess.Popen([sys.executable, "-c", "import sys; from brainlab.cli.main import main; sys.exit(main())", "lab", "nbs/index.ipynb", "--no-browser", "--port", str(port)],
@@ -111,6 +116,16 @@ def test_loopback_only(lab):
 def test_token_is_not_logged(lab):
     text = lab[1].read_text()
     assert "127.0.0.1" in text and TOKEN not in text
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+def test_token_is_on_no_command_line(lab):
+    "Every user of the machine can read the command lines of all processes"
+    seen = b""
+    for p in Path("/proc").glob("[0-9]*/cmdline"):
+        try: seen += p.read_bytes()
+        except OSError: pass  # it has ended
+    assert f"--ServerApp.port={lab[0]}".encode() in seen and TOKEN.encode() not in seen
 
 
 def test_port_taken(lab, root, capsys):

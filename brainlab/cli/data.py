@@ -10,15 +10,18 @@ __all__ = ['EMBEDDED', 'registry', 'resolve', 'add', 'run', 'report']
 # %% ../../nbs/cli/data.ipynb #ae3b6aff
 import tomllib
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 # %% ../../nbs/cli/data.ipynb #632a38af
-from ..core.errors import BrainlabError, UsageError
+from ..core.errors import BrainlabError, UsageError, suggestion
+from ..core.settings import as_seed
 
 # %% ../../nbs/cli/data.ipynb #c1a22530
 _needed = ("languages", "licence", "what")
-_known = (*_needed, "home", "file", "kind")
-EMBEDDED = dict(languages=["ko", "en"], licence="MIT", what="parallel Korean and English stories, generated from a seed; ships with the package", kind="embedded")
+_types = dict(languages=list, licence=str, what=str, home=str, file=str, kind=str, fields=list)
+EMBEDDED = dict(languages=["ko", "en"], licence="MIT; PSF", kind="embedded",
+                what="parallel Korean and English stories, generated from a seed (MIT), and Python's own language reference in English, from the running Python (PSF-2.0), about a quarter of the bytes")
 
 def registry(
     path=None, # sources.toml; default: the one in the data folder of settings.ini
@@ -28,17 +31,24 @@ def registry(
         from brainlab.core.settings import settings
         path = settings().data_dir/"sources.toml"
     rows = _read(Path(path)) if Path(path).exists() else {}
-    for name, row in rows.items():
-        for k in row:
-            if k not in _known: raise UsageError(f"'{path}', source '{name}': unknown field '{k}'; known are: {', '.join(_known)}.")
-        for k in _needed:
-            if k not in row: raise UsageError(f"'{path}', source '{name}' does not state its '{k}'; add it.")
+    for name, row in rows.items(): _check_entry(path, name, row)
     return {"embedded": EMBEDDED} | rows
+
+def _check_entry(path, name, row):
+    "Refuse an entry with unknown, missing or mistyped fields"
+    where = f"'{path}', source '{name}'"
+    if not isinstance(row, dict): raise UsageError(f"{where} is {row!r}, expected a table [{name}] with {', '.join(_needed)}.")
+    for k, v in row.items():
+        if k not in _types: raise UsageError(f"{where}: unknown field '{k}'; known are: {', '.join(_types)}.")
+        if not isinstance(v, _types[k]) or (isinstance(v, list) and (not v or not all(isinstance(o, str) for o in v))):
+            raise UsageError(f"{where}: '{k}' is {v!r}, expected {'a list of strings' if _types[k] is list else 'a string'}.")
+    for k in _needed:
+        if k not in row: raise UsageError(f"{where} does not state its '{k}'; add it.")
 
 def _read(path):
     "Parse the file"
-    try: return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: raise UsageError(f"'{path}' is not valid TOML: {e}.") from None
+    try: return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e: raise UsageError(f"'{path}' is not valid TOML: {e}.") from None
 
 # %% ../../nbs/cli/data.ipynb #baa0beb6
 def resolve(
@@ -49,7 +59,7 @@ def resolve(
     "A source as `embedded` or a path; raises `BrainlabError` when it is not there"
     if source == "embedded": return source
     if Path(source).exists(): return source
-    if source not in rows: raise BrainlabError(f"Source '{source}' is neither a file, a folder nor a name out of 'brainlab data list'.")
+    if source not in rows: raise BrainlabError(f"Source '{source}' is neither a file, a folder nor a name out of 'brainlab data list'; {suggestion(source, rows) or 'check the path.'}")
     p = data_dir/rows[source].get("file", f"local/{source}")
     if not p.exists(): raise BrainlabError(f"Source '{source}' is not on this machine: '{p}' does not exist; get it from {rows[source].get('home', 'its home')} and put it there.")
     return str(p)
@@ -62,10 +72,11 @@ def add(subparsers):
     subs = p.add_subparsers(dest="action", metavar="ACTION")
     subs.add_parser("list", help="the known corpora and their licences")
     q = subs.add_parser("prepare", help="turn a source into shards")
-    q.add_argument("source", help="embedded, a name out of the list, a .txt or .jsonl(.gz) file, or a folder")
+    q.add_argument("source", help="embedded, a name out of the list, a .txt, .jsonl, .tsv or .csv file (also .gz), or a folder")
     q.add_argument("out", help="folder for the shards; shards already there are used again if they come from the same text and options, else replaced; a folder with other files is refused")
     q.add_argument("--tokenizer", default="train:2048", help="train:SIZE, shipped, bytes, or a tokenizer.json (default train:2048)")
-    q.add_argument("--seed", type=int, help="default: the seed of settings.ini")
+    q.add_argument("--field", action="append", metavar="NAME", help="JSON field or column that holds text (default: what data/sources.toml says, else text); may be repeated")
+    q.add_argument("--seed", type=partial(as_seed, what="seed (--seed)"), help="default: the seed of settings.ini")
     q.add_argument("--val-fraction", type=float, default=.1, metavar="F", help="share of the documents kept for validation (default .1)")
 
 def run(args):
@@ -84,8 +95,10 @@ def _prepare(args):
     if not 0 < args.val_fraction < 1: raise UsageError(f"--val-fraction is {args.val_fraction}, expected a number between 0 and 1.")
     from brainlab.core.settings import settings
     from brainlab.text.shards import prepare
-    s = settings()
-    shards = prepare(resolve(args.source, registry(), s.data_dir), args.out, tokenizer=args.tokenizer, seed=s.seed if args.seed is None else args.seed, val_fraction=args.val_fraction)
+    s, rows = settings(), registry()
+    source = resolve(args.source, rows, s.data_dir)
+    fields = args.field or (rows[args.source].get("fields") if args.source != source else None)
+    shards = prepare(source, args.out, fields=fields, tokenizer=args.tokenizer, seed=s.seed if args.seed is None else args.seed, val_fraction=args.val_fraction)
     print(report(shards))
 
 def report(
@@ -97,4 +110,3 @@ def report(
     rows = [f"{o}: {r['tokens']:,} tokens, {r['bytes']:,} bytes" for o, r in splits.items()]
     said = f"; rejected lines: {sum(bad.values()):,} ({', '.join(f'{n:,} {reason}' for reason, n in sorted(bad.items()))})" if bad else "; nothing rejected"
     return f"{shards.folder}: {'; '.join(rows)}; vocabulary {shards.vocab_size:,}.\naccepted documents: {sum(r['documents'] for r in splits.values()):,}{said}."
-

@@ -90,27 +90,33 @@ def sidebar(
     return "\n".join(["# Kept by `brainlab docs sidebar`; the order within a room may be edited.", "website:", "  sidebar:", "    contents:", *top, *secs]) + "\n"
 
 # %% ../../nbs/cli/docs.ipynb #55696558
-_active = (r"<\s*/?\s*(script|iframe|object|embed|base|meta|link|form|foreignobject)\b", r"<[^>]*[\s/\"']on[a-z]+\s*=",
+_active = (r"<\s*/?\s*(script|iframe|object|embed|base|meta|link|form|foreignobject)\b", r"\A[^<]*<.*?\bon[a-z]+\s*=", r"attributename\s*=\s*[\"']?\s*on",
            r"(javascript|vbscript)\s*:", r"data\s*:\s*(text/html|image/svg)")
 _active_types = ("application/javascript", "text/javascript", "application/vnd.jupyter.widget-view+json", "application/vnd.bokehjs_exec.v0+json")
 
 def _readings(text):
-    "`text` as browsers may read it: entities decoded, comments and control characters gone, line breaks as blanks or gone"
+    "`text` as browsers may read it: entities decoded; comments there or gone; control characters as blanks or gone"
     import html
-    text = re.sub(r"<!--.*?-->|[\x00-\x08\x0b\x0c\x0e-\x1f\u200b]", "", html.unescape(html.unescape(text)), flags=re.S)
-    return text, re.sub(r"[\t\n\r]", "", text)
+    text = html.unescape(html.unescape(text))
+    return {re.sub(r"[\x00-\x1f\u200b]", c, t) for t in (text, re.sub(r"<!--.*?-->", "", text, flags=re.S)) for c in (" ", "")}
+
+def _shown(cell, output):
+    "(kind, data) of what an output puts into the page as it is"
+    plain = not re.search(r"^#\|\s*output:\s*asis", source(cell), re.M)
+    data = output.get("data", {}) | ({"text/markdown": output["text"]} if "text" in output and not plain else {})
+    for kind, value in data.items():
+        if plain and kind == "text/plain" or kind in ("image/png", "image/jpeg") or (kind.endswith("json") and kind not in _active_types): continue
+        yield kind, value if isinstance(value, str) else "".join(map(str, value or ()))
 
 def active_content(
     nb: dict, # a notebook
 ) -> list:    # of (cell number, what was found)
-    "Scripts and their like in the stored outputs"
+    "Scripts and their like in the stored outputs; rather too many than too few"
     found = []
     for i, c in enumerate(nb["cells"]):
-        for o in c.get("outputs", []):
-            for kind, data in o.get("data", {}).items():
-                if kind in _active_types: found.append((i, kind)); continue
-                if kind in ("text/plain", "image/png", "image/jpeg") or kind.endswith("json"): continue
-                found += [(i, m[0][:40]) for t in _readings("".join(data)) for p in _active if (m := re.search(p, t, re.I))]
+        for kind, text in (shown for o in c.get("outputs", []) for shown in _shown(c, o)):
+            if kind in _active_types: found.append((i, kind))
+            else: found += [(i, m[0][-40:]) for t in _readings(text) for p in _active if (m := re.search(p, t, re.I | re.S))]
     return found
 
 # %% ../../nbs/cli/docs.ipynb #3b3cd6e0

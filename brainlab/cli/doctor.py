@@ -8,11 +8,11 @@ Docs: https://brainlab.github.io/brainlab/cli/doctor.html.md"""
 __all__ = ['LOOKS', 'Finding', 'installed', 'look_python', 'look_cpu', 'memory_bytes', 'look_memory', 'look_disk', 'look_torch',
            'look_cuda', 'look_triton', 'look_columns', 'attention_operators', 'look_attention', 'compiler',
            'look_compiler', 'look_faiss', 'has_memory', 'look_embedder', 'look_tracker', 'look_records',
-           'look_language', 'look_browser', 'look_quarto', 'look_fonts', 'look_settings', 'examine', 'table', 'add',
-           'run']
+           'look_language', 'look_browser', 'look_quarto', 'korean_first', 'look_fonts', 'look_settings', 'examine',
+           'table', 'add', 'run']
 
 # %% ../../nbs/cli/doctor.ipynb #50a8f8cc
-import functools, json, os, platform, shutil, subprocess, sys
+import functools, json, os, platform, re, shutil, subprocess, sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -25,7 +25,7 @@ class Finding:
     name: str   # what was looked at
     found: str  # what is there
     path: str   # what follows from it
-    ok: bool = True # False: a fallback is used, or something is missing
+    ok: bool | None = True # False: a fallback is used, or something is missing; None: not there, and nothing is lost by it
 
 def installed(
     name: str, # distribution
@@ -77,7 +77,7 @@ def look_torch():
 def look_cuda():
     "A CUDA device"
     import torch
-    if not torch.cuda.is_available(): return Finding("cuda", "no device", "everything runs on the CPU", True)
+    if not torch.cuda.is_available(): return Finding("cuda", "no device", "everything runs on the CPU", None)
     p = torch.cuda.get_device_properties(0)
     return Finding("cuda", f"{p.name}, {p.total_memory / 2**30:.0f} GiB, capability {p.major}.{p.minor}", "models run on cuda:0")
 
@@ -85,7 +85,7 @@ def look_triton():
     "Triton, whose launcher needs a device and a C compiler"
     import torch
     if find_spec("triton") is None: return Finding("triton", "not installed", "the PyTorch form of each kernel", False)
-    if not torch.cuda.is_available(): return Finding("triton", installed("triton"), "no device: the PyTorch form of each kernel", True)
+    if not torch.cuda.is_available(): return Finding("triton", installed("triton"), "no device: the PyTorch form of each kernel", None)
     return Finding("triton", installed("triton"), "ready for Triton kernels" if compiler() else "the launcher needs a C compiler: the PyTorch form of each kernel", bool(compiler()))
 
 def look_columns():
@@ -139,7 +139,7 @@ def look_faiss():
     both = [n for n in ("faiss-cpu", "faiss-gpu-cu12", "faiss-gpu-cu11", "faiss-gpu") if installed(n)]
     if len(both) > 1: return Finding("faiss", " and ".join(both), "both are the same module: uninstall one", False)
     found = f"{both[0]} {installed(both[0])}" if both else "not installed"
-    if not has_memory(): return Finding("faiss", found, "no memory room yet: nothing uses it")
+    if not has_memory(): return Finding("faiss", found, "no memory room yet: nothing uses it", None)
     return Finding("faiss", found, "FAISS index" if both else "exact search in torch", bool(both))
 
 def has_memory() -> bool:
@@ -181,12 +181,21 @@ def look_browser():
 def look_quarto():
     "Quarto, for the site"
     q = shutil.which("quarto")
-    return Finding("quarto", q or "not found", "nbdev-docs renders the site" if q else "brainlab docs check reads the pages without rendering them", True)
+    return Finding("quarto", q or "not found", "nbdev-docs renders the site" if q else "brainlab docs check reads the pages without rendering them", True if q else None)
+
+def korean_first(
+    family: str, # a line of fc-list; a font may have several names
+) -> tuple:      # smaller is better
+    "Order of fonts for Hangul: made for Korean, without serifs, not monospaced, then by name"
+    said = family.lower()
+    korean = re.search(r"\bkr\b|nanum|gothic|malgun|batang|dotum|gulim|[가-힣]", said)
+    return not korean, "sans" not in said and "gothic" not in said, "mono" in said or "coding" in said, family
 
 def look_fonts():
     "A font with Hangul, for pictures made on this machine"
     if not shutil.which("fc-list"): return Finding("fonts", "fc-list is missing", "Hangul in exported pictures is unknown; a browser brings its own", False)
     rows = subprocess.run(["fc-list", ":lang=ko", "family"], capture_output=True, text=True, timeout=60).stdout.splitlines()
+    rows = sorted(rows, key=korean_first)
     return Finding("fonts", rows[0] if rows else "none with Hangul", "한글 in pictures" if rows else "Hangul shows as boxes: install fonts-noto-cjk", bool(rows))
 
 def look_settings():
@@ -202,13 +211,18 @@ LOOKS = (look_python, look_cpu, look_memory, look_disk, look_torch, look_cuda, l
 
 def examine() -> list: # of Finding
     "Look at everything"
-    return [look() for look in LOOKS]
+    return [_look(look) for look in LOOKS]
+
+def _look(look):
+    "The finding, also where looking fails"
+    try: return look()
+    except Exception as e: return Finding(look.__name__.removeprefix("look_"), "could not be examined", " ".join(str(e).split()) or type(e).__name__, False)
 
 def table(
     findings: list, # of Finding
 ) -> str:
     "Findings as lines for the terminal"
-    return "\n".join(f"{'ok' if f.ok else '! '}  {f.name:<16} {f.found}\n{'':<21}-> {f.path}" for f in findings)
+    return "\n".join(f"{'ok' if f.ok else '- ' if f.ok is None else '! '}  {f.name:<16} {f.found}\n{'':<21}-> {f.path}" for f in findings)
 
 def add(subparsers):
     "Declare `brainlab doctor`"

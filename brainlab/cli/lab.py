@@ -32,6 +32,11 @@ def free_port(
 # %% ../../nbs/cli/lab.ipynb #a60e9055
 SETTINGS = Path(brainlab.__file__).parent/"cli"/"jupyter" # a Jupyter configuration folder
 
+_start = """import os, sys
+from jupyterlab.labapp import main
+sys.argv += ["--IdentityProvider.token=" + os.environ["JUPYTER_TOKEN"], "--ServerApp.token=" + os.environ["JUPYTER_TOKEN"]]
+main()"""
+
 def command(
     root: Path,           # folder to serve
     start: str,           # page to open, relative to `root`
@@ -39,8 +44,9 @@ def command(
     browser: bool = True, # open a browser?
 ) -> list:                # of str
     "The command line of the server"
-    c = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}", f"--ServerApp.ip={HOST}", f"--ServerApp.port={port}",
-         "--ServerApp.port_retries=0", "--ServerApp.allow_remote_access=False", "--ServerApp.allow_origin=", "--ServerApp.disable_check_xsrf=False",
+    c = [sys.executable, "-c", _start, f"--ServerApp.root_dir={root}", f"--ServerApp.ip={HOST}", f"--ServerApp.port={port}",
+         "--ServerApp.port_retries=0", "--ServerApp.allow_remote_access=False", "--ServerApp.allow_origin=", "--ServerApp.allow_origin_pat=",
+         "--ServerApp.disable_check_xsrf=False", "--PasswordIdentityProvider.hashed_password=", "--ServerApp.identity_provider_class=jupyter_server.auth.identity.PasswordIdentityProvider",
          f"--LabApp.default_url=/lab/tree/{start}", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if os.name == "posix" and os.geteuid() == 0: c.append("--ServerApp.allow_root=True")
     return c if browser else [*c, "--ServerApp.open_browser=False"]
@@ -55,7 +61,8 @@ def environment(
 # %% ../../nbs/cli/lab.ipynb #4a9cd269
 def add(subparsers):
     "Declare `brainlab lab`"
-    p = subparsers.add_parser("lab", help="open the notebooks in JupyterLab", description="Open the tutorials in JupyterLab, on this machine only.")
+    p = subparsers.add_parser("lab", help="open the notebooks in JupyterLab", description="Open the tutorials in JupyterLab, on this machine only.",
+                              epilog="The token is printed on a terminal only. Where the output goes to a file ('brainlab lab --no-browser > log &'), 'jupyter server list' shows the address with its token to the same user; or set JUPYTER_TOKEN to one of your own.")
     p.add_argument("page", nargs="?", default="nbs/tutorials", help="page or folder to open, inside the checkout")
     p.add_argument("--port", type=int, default=0, help="port; a free one by default")
     p.add_argument("--no-browser", action="store_true", help="print the address instead of opening a browser")

@@ -8,6 +8,7 @@ Docs: https://brainlab.github.io/brainlab/cli/run.html.md"""
 __all__ = ['add', 'run', 'table']
 
 # %% ../../nbs/cli/run.ipynb #ebe1f644
+import math
 from ..core.errors import UsageError
 
 # %% ../../nbs/cli/run.ipynb #44711c12
@@ -17,6 +18,7 @@ def add(subparsers):
     p.add_argument("notebook", help="the notebook, e.g. nbs/runs/train.ipynb")
     p.add_argument("output", nargs="?", help="where the executed notebook goes")
     p.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="pairs", help="set a parameter; may be repeated")
+    p.hints = {"argument -p": "write name and value as two words, e.g. -p minutes 1"}
     p.add_argument("--timeout", type=float, metavar="SECONDS", help="stop the run after this long (exit code 124)")
     p.add_argument("--parameters", "--help-parameters", action="store_true", dest="show", help="list the notebook's parameters and stop")
 
@@ -25,9 +27,10 @@ def run(args):
     from brainlab.training.runs import parameters_of, run_notebook
     if args.show: return print(table(parameters_of(args.notebook)))
     if not args.output: raise UsageError("The output is missing: brainlab run NOTEBOOK OUTPUT.ipynb [-p NAME VALUE].")
-    if args.timeout is not None and not args.timeout > 0: raise UsageError(f"--timeout is {args.timeout:g}, expected seconds above 0.")
+    if args.timeout is not None and not 0 < args.timeout < math.inf: raise UsageError(f"--timeout is {args.timeout:g}, expected seconds above 0; leave it out for no limit.")
     names = [n for n, _ in args.pairs]
     for n in names:
+        if "=" in n: raise UsageError(f"'-p {n}' is not a name; write name and value as two words: -p {n.replace('=', ' ', 1)}")
         if names.count(n) > 1: raise UsageError(f"Parameter '{n}' is given {names.count(n)} times, expected once.")
     print(f"done: {run_notebook(args.notebook, args.output, dict(args.pairs), args.timeout)}")
 

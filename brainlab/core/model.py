@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 # %% ../../nbs/core/model.ipynb #c8b2cccf
 from .errors import BrainlabError, UsageError, unknown
-from .files import atomic_dir, atomic_write, load_tensors, read_json, save_tensors, verify_manifest, write_manifest
+from .files import atomic_dir, atomic_write, load_tensors, read_json, recover, save_tensors, verify_manifest, write_manifest
 
 # %% ../../nbs/core/model.ipynb #cb3b1a85
 @dataclass
@@ -220,8 +220,9 @@ def from_pretrained(cls: BrainModel,
     folder, # as `save_pretrained` wrote it
 ):
     "Read a folder that `save_pretrained` wrote; every file is checked against its SHA-256"
+    recover(folder)
     if not Path(folder).is_dir(): raise BrainlabError(f"There is no model folder '{folder}'.")
-    verify_manifest(folder)
+    verify_manifest(folder, ("config.json", "model.safetensors"))
     name, values = read_config(folder)
     if name != cls.name: raise BrainlabError(f"'{folder}' holds a '{name}' model, not a '{cls.name}'; use brainlab.load to read any model.")
     return load_weights(cls(cls.config_class.from_dict(values)), folder).eval()

@@ -9,7 +9,7 @@ __all__ = ['format_version', 'rules_version', 'dtype_for', 'write_shards', 'Shar
            'split_by_place', 'prepare']
 
 # %% ../../nbs/text/shards.ipynb #c17b0173
-import hashlib, json, math, shutil
+import hashlib, json, math, unicodedata
 from collections import Counter
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from ..core.errors import BrainlabError, UsageError
-from ..core.files import atomic_dir, locked, read_json, sha256
-from .sources import embedded, embedded_groups, file_texts, is_running_text, source_files
+from ..core.files import atomic_dir, is_inside, locked, read_json, recover, remove_leftovers, sha256
+from .sources import embedded, embedded_groups, file_records, file_texts, is_running_text, source_files
 from .tokenizer import BrainTokenizer
 
 # %% ../../nbs/text/shards.ipynb #02d60426
@@ -146,13 +146,30 @@ class Shards:
         return f"| split | documents | tokens | bytes | bytes per token |\n|---|---|---|---|---|\n{rows}\n\n{self.index['dtype']}, vocabulary {self.vocab_size:,}, `{self.hash[:12]}`"
 
 # %% ../../nbs/text/shards.ipynb #32bc8c52
+_index_types = dict(dtype=str, vocab_size=int, tokenizer_hash=str, splits=dict, token_bytes=dict, about=dict)
+_row_types = dict(file=str, tokens=int, bytes=int, documents=int, sha256=str)
+
+def _check_index(file, index):
+    "Refuse an index with fields that are missing, of another type or size, or that names files elsewhere"
+    rows = [("", index, _index_types)]
+    rows += [(f"splits.{k}.", row, _row_types) for k, row in index["splits"].items()] if isinstance(index.get("splits"), dict) else []
+    for where, row, types in rows:
+        for k, kind in types.items():
+            v = row.get(k) if isinstance(row, dict) else None
+            if type(v) is not kind or (kind is int and v < (k in ("tokens", "vocab_size"))):
+                raise BrainlabError(f"'{file}' has {v!r} in the field '{where}{k}', expected {kind.__name__}; prepare the data again.")
+        if "file" in types and (not is_inside(row["file"]) or len(Path(row["file"]).parts) != 1):
+            raise BrainlabError(f"'{file}' names a file outside its folder: '{row['file']}'; prepare the data again.")
+
 def _read_index(folder):
     "The index of a folder, checked against its own seal"
+    recover(folder)
     file = Path(folder)/"index.json"
     if not file.is_file(): raise BrainlabError(f"'{folder}' is not a folder of shards: it has no index.json; make one with brainlab.text.shards.prepare.")
     index = read_json(file)
     if not isinstance(index, dict) or index.get("sha256") != _seal(index): raise BrainlabError(f"'{file}' was changed since it was written (SHA-256 differs); prepare the data again.")
-    if index["format"] != format_version: raise BrainlabError(f"'{file}' has format {index['format']}, this version reads format {format_version}; prepare the data again.")
+    if index.get("format") != format_version: raise BrainlabError(f"'{file}' has format {index.get('format')}, this version reads format {format_version}; prepare the data again.")
+    _check_index(file, index)
     want = dtype_for(index["vocab_size"]).name
     if index["dtype"] != want: raise BrainlabError(f"'{file}' says {index['dtype']}, but a vocabulary of {index['vocab_size']} is stored as {want}; prepare the data again.")
     return index
@@ -180,7 +197,7 @@ def open(cls: Shards,
 @patch
 def verify(self: Shards):
     "Check every file against the index and every id against the vocabulary"
-    _check_file(self.folder/"token_bytes.bin", self.index["token_bytes"], 2 * self.vocab_size)
+    _check_file(self.folder/"token_bytes.bin", dict(sha256=self.index["token_bytes"].get("sha256")), 2 * self.vocab_size)
     for split, row in self.index["splits"].items():
         _check_file(self.folder/row["file"], row, row["tokens"] * np.dtype(self.index["dtype"]).itemsize)
         top = max(int(self.tokens(split)[i:i + (1 << 22)].max()) for i in range(0, row["tokens"], 1 << 22))
@@ -188,21 +205,34 @@ def verify(self: Shards):
     if sha256(self.folder/"tokenizer.json") != self.tokenizer_hash: raise BrainlabError(f"'{self.folder/'tokenizer.json'}' is not the tokenizer the shards were made with (SHA-256 differs); prepare the data again.")
 
 # %% ../../nbs/text/shards.ipynb #0389c1fb
-def _position(doc, seed):
-    "Keyed hash of a text, or of texts that belong together, as a number from 0 to 1"
-    text = doc if isinstance(doc, str) else "\0".join(doc)
+def _position(text, seed):
+    "Keyed hash of a text as a number from 0 to 1; the same for all its Unicode forms and for blanks around it"
+    text = unicodedata.normalize("NFC", text).strip()
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=seed.to_bytes(8, "little", signed=True)).digest(), "big") / 2**64
 
+def _families(docs, seed):
+    "Function that gives a document's place from 0 to 1, the same for records that share a text"
+    above = {}
+    def find(place):
+        while (up := above.get(place, place)) != place: place = up
+        return place
+    for doc in docs:
+        first, *others = sorted({find(_position(o, seed)) for o in doc}) if isinstance(doc, tuple) else [0]
+        for o in others: above[o] = first
+    def place(doc): return _position(repr(find(_position(doc[0], seed))), seed) if isinstance(doc, tuple) else _position(doc, seed)
+    return place
+
 def split_by_hash(
-    read,                      # function that yields documents (or tuples of those that stay together), called once to measure and once per split
+    read,                      # function that yields documents (or tuples of those that stay together); called to measure and once per split
     val_fraction: float = .1,
     seed: int = 42,            # key of the hash: another seed, another split
 ) -> dict:                     # split -> iterator of str
     "Divide documents by a hash of their text"
+    place = _families(read(), seed)
     low, high, n = 1., 0., 0
-    for doc in read(): n, low, high = n + 1, min(low, spot := _position(doc, seed)), max(high, spot)
+    for doc in read(): n, low, high = n + 1, min(low, spot := place(doc)), max(high, spot)
     if low >= high: raise BrainlabError(f"Found {n} document{'s' * (n != 1)}, not two different ones; a split into training and validation needs at least two.")
-    def is_valid(doc): return (spot := _position(doc, seed)) == low or (spot < val_fraction and spot != high)
+    def is_valid(doc): return (spot := place(doc)) == low or (spot < val_fraction and spot != high)
     return dict(train=_flat(o for o in read() if not is_valid(o)), valid=_flat(o for o in read() if is_valid(o)))
 
 def _flat(docs):
@@ -210,7 +240,7 @@ def _flat(docs):
     for o in docs: yield from [o] if isinstance(o, str) else o
 
 def split_files(
-    sizes: dict,               # name -> bytes
+    sizes: dict,               # name (`prepare` takes a digest of the text) -> bytes
     val_fraction: float = .1,
     seed: int = 42,            # key of the hash
 ) -> set:                      # names that are validation; empty where whole files cannot be divided fairly
@@ -245,46 +275,63 @@ def _tokenizer_or_size(spec):
     if spec == "bytes": return BrainTokenizer.bytes_only()
     if spec == "shipped": return BrainTokenizer()
     kind, _, size = str(spec).partition(":")
-    if kind == "train" and size.isdigit(): return int(size)
-    if Path(spec).exists(): return BrainTokenizer.load(spec)
-    raise UsageError(f"Unknown tokenizer '{spec}'; give 'train:2048' (any size), 'bytes', 'shipped' or the path of a tokenizer.json.")
+    if kind == "train" and size.isascii() and size.isdigit() and len(size) < 8: return int(size)
+    if kind != "train" and Path(spec).exists(): return BrainTokenizer.load(spec)
+    raise UsageError(f"Unknown tokenizer '{spec}'; give 'train:2048' (a size below ten million), 'bytes', 'shipped' or the path of a tokenizer.json.")
 
-def _documents(files, rejected):
-    "Documents of files: each line of JSON, each running text as a whole that comes in pieces"
+def _documents(files, rejected, fields):
+    "Documents of files: each text of a record, each running text as a whole that comes in pieces"
     for path in files:
         if is_running_text(path): yield file_texts(path)
-        else: yield from file_texts(path, rejected)
+        else: yield from file_texts(path, rejected, fields)
 
-def _divide(source, val_fraction, seed, rejected):
+def _groups(files, rejected, fields):
+    "Records of files: a text, or the tuple of those that stay together"
+    for path in files:
+        for o in file_records(path, rejected, fields): yield o if len(o) > 1 else o[0]
+
+def _divide(source, val_fraction, seed, rejected, fields):
     "Function that yields fresh splits; each pass counts bad lines anew in `rejected`"
-    files = {} if source == "embedded" else source_files(source)
-    if "valid" in files: return lambda: {o: _documents(found, rejected.setdefault(o, Counter())) for o, found in files.items()}
+    files = {} if source == "embedded" else source_files(source, fields)
+    if "valid" in files: return lambda: {o: _documents(found, rejected.setdefault(o, Counter()), fields) for o, found in files.items()}
     if not 0 < val_fraction < 1: raise UsageError(f"val_fraction is {val_fraction}; expected a number between 0 and 1, or a folder with train.* and valid.* files.")
     if source == "embedded": return lambda: split_by_hash(embedded_groups, val_fraction, seed)
     texts = [o for o in files[None] if is_running_text(o)]
     lines = [o for o in files[None] if o not in texts]
     def read():
         rejected["all"] = Counter()
-        return _documents(lines, rejected["all"])
+        return _groups(lines, rejected["all"], fields)
     def splits():
-        parts = [_split_texts(source, texts, val_fraction, seed)] * bool(texts) + [split_by_hash(read, val_fraction, seed) for _ in lines[:1]]
+        parts = [_split_texts(texts, val_fraction, seed)] * bool(texts) + [split_by_hash(read, val_fraction, seed) for _ in lines[:1]]
         return {o: chain(*[part[o] for part in parts]) for o in ("train", "valid")}
     return splits
 
-def _split_texts(source, texts, val_fraction, seed):
-    "Running texts by whole files, or each by its end"
-    valid = split_files({_relative(o, source): o.stat().st_size for o in texts}, val_fraction, seed)
-    if valid: return {side: [file_texts(o) for o in texts if (_relative(o, source) in valid) == (side == "valid")] for side in ("train", "valid")}
+def _split_texts(texts, val_fraction, seed):
+    "Running texts by whole files, copies together, or each by its end"
+    digests, sizes = {o: _text_digest(o) for o in texts} if len(texts) > 1 else {}, Counter()
+    for path, digest in digests.items(): sizes[digest] += path.stat().st_size
+    valid = split_files(sizes, val_fraction, seed)
+    if valid: return {side: [file_texts(o) for o in texts if (digests[o] in valid) == (side == "valid")] for side in ("train", "valid")}
     cut = [split_by_place(partial(file_texts, o), val_fraction) for o in texts]
     return {side: [o[side] for o in cut] for side in ("train", "valid")}
+
+def _text_digest(path):
+    "Hash of a running text, the same for all its Unicode forms and for blanks around it"
+    digest, held, begun = hashlib.sha256(), "", False
+    for part in file_texts(path):
+        text = held + unicodedata.normalize("NFD", part)
+        kept = (text if begun else text.lstrip()).rstrip()
+        held, begun = text[len(text.rstrip()):], begun or bool(kept)
+        digest.update(kept.encode())
+    return digest.hexdigest()
 
 def _relative(path, source):
     "Name of a source's file: its path below the source, or its name where the source is the file"
     return path.relative_to(source).as_posix() if path != Path(source) else path.name
 
-def _fingerprint(source):
+def _fingerprint(source, fields):
     "SHA-256 of every file of a source"
-    if source != "embedded": return {_relative(o, source): sha256(o) for found in source_files(source).values() for o in found}
+    if source != "embedded": return {_relative(o, source): sha256(o) for found in source_files(source, fields).values() for o in found}
     digest = hashlib.sha256()
     for o in embedded(): digest.update(o.encode() + b"\0")
     return {"embedded": digest.hexdigest()}
@@ -294,34 +341,45 @@ def _fingerprint(source):
 def _alone(out):
     "Hold the lock of a folder, or stop with exit code 75"
     with locked(out.parent/f".{out.name}.lock", f"'{out}'"):
-        for stale in out.parent.glob(f".{out.name}.*/"): shutil.rmtree(stale, ignore_errors=True) # left by a killed process
+        recover(out)
+        remove_leftovers(out)
         yield
 
-rules_version = 2 # of how text is divided and documents are parted; shards made by other rules are made again
+rules_version = 3 # of how text is divided and documents are parted; shards made by other rules are made again
+
+_fixed_names = {"index.json", "tokenizer.json", "tokenizer_config.json", "token_bytes.bin"}
+
+def _our_names(out):
+    "Names of files that `write_shards` made in `out`; none where it did not"
+    try: return _fixed_names | {o["file"] for o in _read_index(out)["splits"].values()}
+    except BrainlabError: return _fixed_names | {"train.bin", "valid.bin"} if all((out/o).is_file() for o in _fixed_names) else set()
 
 def _existing(out, inputs):
     "The shards already in `out` if they are whole and made from `inputs`, else None"
     if not out.exists(): return None
-    other = [o.name for o in out.iterdir() if o.suffix != ".bin" and o.name not in ("index.json", "tokenizer.json", "tokenizer_config.json")]
+    if not out.is_dir(): raise UsageError(f"'{out}' is a file, expected a folder for the shards; choose another name.")
+    ours = _our_names(out)
+    other = sorted(o.name for o in out.iterdir() if o.name not in ours or not o.is_file())
     if other: raise BrainlabError(f"'{out}' holds other files ({other[0]}); choose an empty or a new folder.")
     try: found = Shards.open(out)
     except BrainlabError: return None
     return found if found.index["about"].get("inputs") == inputs else None
 
 def prepare(
-    source,                   # `embedded`, a .txt or .jsonl file (also .gz), or a folder of those
+    source,                   # `embedded`, a .txt, .jsonl, .tsv or .csv file (also .gz), or a folder of those
     out,                      # folder for the shards
     tokenizer="train:2048",   # `train:SIZE`, `bytes`, `shipped`, a path, or a BrainTokenizer
     seed: int = 42,           # key of the split by hash
     val_fraction: float = .1, # share of validation text where the source does not name it
+    fields=None,              # JSON fields or columns that hold documents; None is `text` alone
 ) -> Shards:
     "Make shards and their tokenizer from a source of text"
     out, source = Path(out), source if source == "embedded" else Path(source)
     tok = _tokenizer_or_size(tokenizer)
     with _alone(out):
-        inputs = dict(rules=rules_version, files=_fingerprint(source), tokenizer=tok.hash if isinstance(tok, BrainTokenizer) else f"train:{tok}", seed=seed, val_fraction=val_fraction)
+        inputs = dict(rules=rules_version, files=_fingerprint(source, fields), fields=list(fields or ["text"]), tokenizer=tok.hash if isinstance(tok, BrainTokenizer) else f"train:{tok}", seed=seed, val_fraction=val_fraction)
         if found := _existing(out, inputs): return found
-        splits = _divide(source, val_fraction, seed, rejected := {})
+        splits = _divide(source, val_fraction, seed, rejected := {}, fields)
         if isinstance(tok, int): tok = BrainTokenizer.train((text for text, _ in _parts(splits()["train"])), tok)
         rejected.clear()
         return write_shards(splits(), out, tok, dict(inputs=inputs, rejected=rejected))

@@ -54,10 +54,13 @@ class BrainTokenizer:
         document: dict | None = None, # the content of a tokenizer.json
     ):
         from tokenizers import Tokenizer
-        self.document = read_json(shipped_path()) if document is None else document
+        document = read_json(shipped_path()) if document is None else document
+        self.document = {k: None if k in ("truncation", "padding") else v for k, v in document.items()} # a text is never cut or filled up
         self._text = json.dumps(self.document, ensure_ascii=False, separators=(",", ":"))
         try: self._rust = Tokenizer.from_str(self._text)
-        except Exception as e: raise BrainlabError(f"The tokenizer document cannot be used: {e}; expected a byte-level BPE tokenizer.json.") from None # the library raises bare Exception
+        except BaseException as e:
+            if not isinstance(e, Exception) and type(e).__name__ != "PanicException": raise # the library's panics derive from BaseException
+            raise BrainlabError(f"The tokenizer document cannot be used: {e}; expected a byte-level BPE tokenizer.json.") from None
         self._rust.encode_special_tokens = True # user text never becomes a special token
         self.specials = {o["content"]: o["id"] for o in self.document["added_tokens"] if o["special"]}
         missing = [o for o in SPECIALS if o not in self.specials]
@@ -90,7 +93,13 @@ def shipped_path():
     return resources.files("brainlab.text")/"tokenizer.json"
 
 # %% ../../nbs/text/tokenizer.ipynb #a0ab22a5
-def _all_specials(languages): return (*SPECIALS, *map(marker, languages))
+def _all_specials(languages): return (*SPECIALS, *map(marker, _distinct(languages)))
+
+def _distinct(languages):
+    "Refuse a language that is named twice"
+    twice = next((o for i, o in enumerate(languages) if o in languages[:i]), None)
+    if twice is not None: raise UsageError(f"The language '{twice}' is named twice; name each language once.")
+    return languages
 
 @patch(cls_method=True)
 def bytes_only(cls: BrainTokenizer, languages: tuple = LANGUAGES) -> BrainTokenizer:
@@ -243,7 +252,10 @@ def load(cls: BrainTokenizer, path) -> BrainTokenizer:
     file = _file_in(path)
     document = read_json(file)
     _check_document(document, file)
-    return cls(document)
+    tok = cls(document)
+    _check_ours(document, file)
+    tok._check_lossless(file)
+    return tok
 
 # %% ../../nbs/text/tokenizer.ipynb #52a28cb4
 def _check_document(doc, file):
@@ -252,12 +264,33 @@ def _check_document(doc, file):
         kind, vocab, added = doc["model"]["type"], doc["model"]["vocab"], doc["added_tokens"]
         names = {o["content"]: (o["id"], o["special"]) for o in added}
     except (KeyError, TypeError): raise BrainlabError(f"'{file}' is not a tokenizer.json: it has no model and added_tokens; export the tokenizer in the format of the tokenizers library.") from None
+    numbers = [*(vocab.items() if isinstance(vocab, dict) else ()), *((k, i) for k, (i, _) in names.items())]
+    wrong = next(((k, i) for k, i in numbers if type(i) is not int or not isinstance(k, str)), None)
+    if wrong: raise BrainlabError(f"'{file}' gives the token {wrong[0]!r} the id {wrong[1]!r}; expected whole numbers.")
     if kind != "BPE" or not isinstance(vocab, dict) or any(_letter[b] not in vocab for b in range(256)):
         raise BrainlabError(f"'{file}' holds a {kind} tokenizer without all 256 bytes; expected a byte-level BPE, such as GPT-2's.")
     foreign = next((o for o in vocab if not set(o) <= set(_byte) and o not in names), None)
     if foreign: raise BrainlabError(f"'{file}' has the token {foreign!r}, which is not written in bytes; expected a byte-level BPE, such as GPT-2's.")
     ids = set(vocab.values()) | {i for i, _ in names.values()}
     if ids != set(range(len(ids))): raise BrainlabError(f"'{file}' has ids with gaps or repeats ({len(ids)} ids, the largest {max(ids)}); expected 0 to {len(ids) - 1}.")
+
+_keeps_text = ("Sequence", "ByteLevel", "Split", "Digits", "Punctuation") # pre-tokenizers that only cut, unless they say Removed
+
+def _check_splitting(o, file):
+    "Refuse a pre-tokenizer that can drop or change characters"
+    kind = o.get("type") if isinstance(o, dict) else o
+    if kind not in _keeps_text or o.get("behavior") == "Removed":
+        raise BrainlabError(f"'{file}' splits text with {kind}{' (Removed)' if kind in _keeps_text else ''}, which loses characters; expected one of {', '.join(_keeps_text)} that keeps them.")
+    for part in o.get("pretokenizers", ()): _check_splitting(part, file)
+
+def _check_ours(doc, file):
+    "Refuse what `save` never writes and what would lose or change text; truncation and padding are switched off anyway"
+    normal, splitting = doc.get("normalizer"), doc.get("pre_tokenizer")
+    if normal != dict(type="NFC"): raise BrainlabError(f"'{file}' normalises text with {normal.get('type') if isinstance(normal, dict) else normal}, expected NFC; read it with BrainTokenizer.import_file.")
+    _check_splitting(splitting, file)
+    if doc["model"].get("dropout"): raise BrainlabError(f"'{file}' drops merges at random (dropout {doc['model']['dropout']}), so a text has no fixed ids; expected dropout null.")
+    strips = next((o["content"] for o in doc["added_tokens"] if o.get("lstrip") or o.get("rstrip")), None)
+    if strips: raise BrainlabError(f"'{file}' has the added token {strips!r}, which swallows the blanks beside it; expected lstrip and rstrip false.")
 
 def _plain_level(o):
     "A pre-tokenizer without the space that some add in front"
@@ -278,13 +311,15 @@ def import_file(cls: BrainTokenizer, path, languages: tuple = LANGUAGES) -> Brai
     "Read another byte-level BPE tokenizer and append the special tokens it lacks"
     doc, file = _read_foreign(path)
     _check_document(doc, file)
-    if (doc.get("normalizer") or dict(type="NFC"))["type"] != "NFC":
-        raise BrainlabError(f"'{file}' normalises text with {doc['normalizer']['type']}, which loses characters; expected none or NFC.")
+    normal, splitting = doc.get("normalizer"), doc.get("pre_tokenizer") or _level
+    if normal not in (None, dict(type="NFC")):
+        raise BrainlabError(f"'{file}' normalises text with {normal.get('type') if isinstance(normal, dict) else normal}, which loses characters; expected none or NFC.")
+    _check_splitting(splitting, file)
     n = len(set(doc["model"]["vocab"].values()) | {o["id"] for o in doc["added_tokens"]})
     have = {o["content"] for o in doc["added_tokens"]} | set(doc["model"]["vocab"])
     new = [o for o in _all_specials(languages) if o not in have]
     added = [dict(_added(o["id"], o["content"]), special=bool(o.get("special", True))) for o in doc["added_tokens"]] + [_added(n + i, o) for i, o in enumerate(new)]
-    doc = dict(_document([], ()), added_tokens=added, pre_tokenizer=_plain_level(doc["pre_tokenizer"] or _level), model={k: v for k, v in doc["model"].items() if k != "dropout"})
+    doc = dict(_document([], ()), added_tokens=added, pre_tokenizer=_plain_level(splitting), model={k: v for k, v in doc["model"].items() if k != "dropout"})
     tok = cls(doc)
     tok._check_lossless(file)
     return tok
@@ -292,7 +327,7 @@ def import_file(cls: BrainTokenizer, path, languages: tuple = LANGUAGES) -> Brai
 @patch
 def _check_lossless(self: BrainTokenizer, file):
     "Encode and decode a hard text and the names of the special tokens"
-    for text in ("  뇌\r\n\tBrain's é 12345 ㅋㅋ <unk>\0 😀 ", *self.specials):
+    for text in ("  뇌\r\n\tBrain's é 12345 ㅋㅋ <unk>\0 😀 ", "ﬁ²½ＡÀßİǅ _\u3000\u00a0\u200b\ufeff—“”…", "".join(map(chr, range(128))), *self.specials):
         ids = self._plain(text)
         if self.decode(ids) != text or set(ids) & set(self.specials.values()):
             raise BrainlabError(f"'{file}' does not give the text {text!r} back ({self.decode(ids)!r}); expected a lossless byte-level BPE.")
@@ -300,7 +335,7 @@ def _check_lossless(self: BrainTokenizer, file):
 @patch
 def with_languages(self: BrainTokenizer, *languages: str) -> BrainTokenizer:
     "The same tokenizer with markers for more languages"
-    new = [o for o in map(marker, languages) if o not in self.specials]
+    new = [o for o in map(marker, _distinct(languages)) if o not in self.specials]
     added = [*self.document["added_tokens"], *(_added(self.vocab_size + i, o) for i, o in enumerate(new))]
     return BrainTokenizer(dict(self.document, added_tokens=added))
 

@@ -40,16 +40,19 @@ def _comments(source):
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
 
+_unreadable = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError)
+
 def _declared(source, where):
     "Parameters of a cell's source"
     try: tree, comments = ast.parse(source), _comments(source)
-    except SyntaxError as e: raise UsageError(f"The parameters cell of '{where}' is not Python: {e.msg} in line {e.lineno}.") from None
+    except _unreadable as e: raise UsageError(f"The parameters cell of '{where}' is not Python: {getattr(e, 'msg', e)} in line {getattr(e, 'lineno', 1)}.") from None
     found = {}
     for node in tree.body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)): continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
         if not isinstance(target, ast.Name): continue
         try: default = ast.literal_eval(node.value)
-        except ValueError: raise UsageError(f"Parameter '{target.id}' of '{where}' has a computed default; write a literal.") from None
+        except _unreadable: raise UsageError(f"Parameter '{target.id}' of '{where}' has {'a computed' if node.value else 'no'} default; write a literal.") from None
         found[target.id] = Parameter(type(default), default, comments.get(node.end_lineno, ""))
     return found
 
@@ -66,9 +69,9 @@ def parameters_of(
 _words = {"true": True, "false": False}
 
 def _number(text, kind):
-    "`text` as int or finite float; raises ValueError"
+    "`text` as int of 64 bits or finite float; raises ValueError"
     value = kind(text)
-    if not math.isfinite(value): raise ValueError(text)
+    if not _plain(value): raise ValueError(text)
     return value
 
 def _literal(text):
@@ -93,17 +96,18 @@ def typed_value(
     "`value` in the declared type; raises `UsageError`"
     wrong = UsageError(f"Parameter '{name}' is {value!r}, expected {'any literal' if p.default is None else p.type.__name__} such as {p.default!r}.")
     try: value = _convert(value, p) if isinstance(value, str) else value
-    except (ValueError, KeyError): raise wrong from None
+    except (ValueError, KeyError, OverflowError): raise wrong from None
     if p.type is float and type(value) is int: return float(value)
     if p.default is None and _plain(value) or type(value) is p.type and _plain(value): return value
     raise wrong
 
 def _plain(value):
-    "Is `value` made of JSON's types only (and finite)?"
+    "Is `value` made of JSON's types only, with finite numbers and ints of 64 bits?"
+    if isinstance(value, int): return -2**63 <= value < 2**63
     if isinstance(value, float): return math.isfinite(value)
     if isinstance(value, (list, tuple)): return all(map(_plain, value))
     if isinstance(value, dict): return all(isinstance(k, str) and _plain(v) for k, v in value.items())
-    return value is None or isinstance(value, (bool, int, str))
+    return value is None or isinstance(value, str)
 
 def typed_parameters(
     params: dict,   # name -> text or value
@@ -197,9 +201,11 @@ def run_notebook(
     output, nb = Path(output), read_notebook(notebook)
     values = typed_parameters(params or {}, parameters_of(nb), notebook)
     if output.suffix != ".ipynb": raise UsageError(f"The output is '{output}', expected a name that ends in .ipynb.")
-    if output.exists() and output.samefile(notebook): raise UsageError(f"The output is the notebook '{notebook}' itself; give another name.")
+    if output.is_dir(): raise UsageError(f"The output '{output}' is a folder, expected the name of a notebook; give another name.")
+    part = output.with_name(f".{output.stem}.part.ipynb")
+    for o, what in [(output, "the output"), (_error_path(output), f"what a failed run of '{output}' is kept as"), (part, f"what '{output}' is called while it grows")]:
+        if o.exists() and o.samefile(notebook): raise UsageError(f"The notebook '{notebook}' itself is {what}; give another name for the output.")
     with locked(output.with_name(f".{output.name}.lock"), f"'{output}'"):
-        part = output.with_name(f".{output.stem}.part.ipynb")
         try: _run_to(part, nb, notebook, values, timeout)
         except BaseException:
             if part.exists(): os.replace(part, _error_path(output))
