@@ -30,12 +30,20 @@ def load(
     "Read a saved model; raises `BrainlabError`"
     from brainlab.core.errors import BrainlabError
     from brainlab.core.files import recover
-    from brainlab.core.model import read_config
     recover(path := Path(path))
     if not path.exists(): raise BrainlabError(f"There is no checkpoint at '{path}'; give a model folder or a run folder.")
-    if not (path/"config.json").is_file():
-        from brainlab.training.checkpoint import latest
-        if (path := latest(run := path)) is None: raise BrainlabError(f"'{run}' holds neither a model nor a checkpoint; give a model folder or a run folder.")
+    if (path/"config.json").is_file(): return _read(path)
+    from brainlab.training.checkpoint import latest
+    while found := latest(path):
+        try: return _read(found)
+        except (BrainlabError, OSError):
+            if found.exists(): raise # else the run goes on, and has replaced this checkpoint by a newer one
+    raise BrainlabError(f"'{path}' holds neither a model nor a checkpoint; give a model folder or a run folder.")
+
+def _read(path):
+    "The model in a folder"
+    from brainlab.core.errors import BrainlabError
+    from brainlab.core.model import read_config
     name, _ = read_config(path)
     model = import_module("brainlab.models").model_class(name).from_pretrained(path)
     if (path/"tokenizer.json").is_file():

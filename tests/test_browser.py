@@ -125,8 +125,8 @@ def test_the_log_axis_box_changes_the_figure(page):
 
 def test_the_layer_menu_changes_the_figure(page):
     before = page.evaluate(f"Array.from({PLOTS}[1]._fullData[0].z[0])")
-    page.get_by_label("layer", exact=True).select_option("blocks.1.columns.gate")
-    page.wait_for_function(f"{PLOTS}[1]._fullLayout.title.text.includes('blocks.1')")
+    page.get_by_label("layer", exact=True).select_option("layer 2")
+    page.wait_for_function(f"{PLOTS}[1]._fullLayout.title.text.includes('layer 2')")
     assert page.evaluate(f"Array.from({PLOTS}[1]._fullData[0].z[0])") != before
 
 

@@ -6,9 +6,10 @@ from conftest import ROOT
 
 from brainlab.cli.main import main
 from brainlab.training.callbacks import read_metrics
-from brainlab.training.checkpoint import latest
+from brainlab.training.checkpoint import checkpoints, latest
+from brainlab.training.runs import read_notebook
 
-TRAIN = ROOT/"nbs"/"runs"/"train.ipynb"
+RUNS = ROOT/"nbs"/"runs"
 
 
 @pytest.fixture
@@ -16,9 +17,9 @@ def train(tmp_path, monkeypatch, capsys):
     "Run the notebook in smoke mode: exit code and what stderr said"
     for key in ("data", "checkpoints"): monkeypatch.setenv(f"BRAINLAB_{key.upper()}_DIR", str(tmp_path/key))
 
-    def f(**params):
+    def f(notebook="train", **params):
         pairs = [o for k, v in ({"smoke": "true"} | params).items() for o in ("-p", k, str(v))]
-        code = main(["run", str(TRAIN), str(tmp_path/"out.ipynb"), *pairs])
+        code = main(["run", str(RUNS/f"{notebook}.ipynb"), str(tmp_path/"out.ipynb"), *pairs])
         err = [o for o in capsys.readouterr().err.splitlines() if o.startswith("brainlab: ")]
         assert len(err) == (code != 0), err
         return code, " ".join(err)
@@ -70,9 +71,37 @@ def test_start_decides_the_model(train, model, given):
 
 
 def test_missing_source_names_both_places(train, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    (tmp_path/"settings.ini").write_text("[brainlab]\n")
+    (tmp_path/"below").mkdir()
+    monkeypatch.chdir(tmp_path/"below")
     code, err = train(source="mine.txt")
-    assert code == 1 and "'mine.txt'" in err and str(tmp_path/"mine.txt") in err and "current folder" in err
+    assert code == 1 and "'mine.txt'" in err and str(tmp_path/"mine.txt") in err and "not at the current folder" in err and "data list" in err
+    for given in (tmp_path/"mine.txt", "mine.txt"):  # an absolute path, and the folder of settings.ini itself
+        code, err = train(source=given)
+        assert code == 1 and str(tmp_path/"mine.txt") in err and "current folder" not in err, given
+        monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("given, said", [('{"vocab_size": 100}', "vocab_size is 100"), ("[1]", "expected a JSON object"), ("{", "expected a JSON object"), ('{"n_layer": "2"}', "n_layer")])
+def test_overrides(train, shards, given, said):
+    code, err = train(data=shards, overrides=given)
+    assert code == 2 and said in err
+
+
+def test_too_little_text_names_the_parameter(train, tmp_path):
+    (tmp_path/"short.txt").write_text("one two three. " * 30)
+    code, err = train(source=tmp_path/"short.txt", tokenizer="bytes", length="64")
+    assert code == 2 and "Parameter 'length' is 64" in err and "'valid' text has" in err
+
+
+def test_absent_corpus_of_the_registry(train, tmp_path):
+    (tmp_path/"data").mkdir()
+    (tmp_path/"data"/"sources.toml").write_text('[mine]\nlanguages = ["en"]\nlicence = "MIT"\nwhat = "tigers"\n')
+    code, err = train(source="mine")
+    assert code == 1 and "not on this machine" in err and str(tmp_path/"data"/"local"/"mine") in err
+    (tmp_path/"data"/"local"/"mine").mkdir(parents=True)
+    (tmp_path/"data"/"local"/"mine"/"a.txt").write_text("\n\n".join(f"Once there were {i} tigers." for i in range(300)))
+    assert train(source="mine", tokenizer="bytes")[0] == 0
 
 
 # What it is given is used
@@ -103,3 +132,56 @@ def test_override(train, tmp_path, shards):
     assert read_metrics(tmp_path/"run")[-1]["step"] == 8
     code, err = train(**run, override='["trainings"]')
     assert code == 2 and "did you mean 'training'" in err
+
+
+def printed(tmp_path): return "".join(o.get("text", "") for c in read_notebook(tmp_path/"out.ipynb").cells if c.cell_type == "code" for o in c.outputs if o.get("name") == "stdout")
+
+
+def test_a_finished_run_says_so(train, tmp_path, shards):
+    run = dict(data=shards, run_dir=tmp_path/"run")
+    assert train(**run)[0] == 0
+    assert "finished at step" not in printed(tmp_path) and f"brainlab generate {tmp_path/'run'}" in printed(tmp_path)
+    assert train(**run)[0] == 0
+    assert "is already finished at step 6" in printed(tmp_path)
+
+
+def test_other_text_tells_the_way_out(train, tmp_path, shards):
+    from brainlab.text.shards import prepare
+    (tmp_path/"b.txt").write_text("\n\n".join(f"Now there are {i} bears." for i in range(200)))
+    prepare(tmp_path/"b.txt", tmp_path/"b", str(shards/"tokenizer.json"))
+    assert train(data=shards, run_dir=tmp_path/"run")[0] == 0
+    code, err = train(data=tmp_path/"b", run_dir=tmp_path/"run")
+    assert code == 1 and "-p override '[\"data\"]'" in err
+    assert max(map(len, err.replace("'", " ").split())) < 64 or not any(len(o.strip(",;.")) == 64 for o in err.split())
+    assert train(data=tmp_path/"b", run_dir=tmp_path/"run", override='["data"]')[0] == 0
+
+
+def test_summary_shows_the_next_token_loss(train, tmp_path, shards):
+    assert train(data=shards, run_dir=tmp_path/"run")[0] == 0
+    row = read_metrics(tmp_path/"run")[0]
+    assert row["lm"] < row["loss"]
+    shown = [o["data"]["text/plain"] for c in read_notebook(tmp_path/"out.ipynb").cells if c.cell_type == "code" for o in c.outputs if "first loss" in o.get("data", {}).get("text/plain", "")]
+    assert f"'first loss': {row['lm']}" in shown[0]
+
+
+# Night after night
+
+def test_nights(train, tmp_path, capsys):
+    "A damaged night does not stop later ones, and a senseless number of nights deletes none"
+    nights = tmp_path/"nights"
+    run = dict(notebook="nightly", smoke="false", preset="tiny", tokenizer="bytes", minutes="0", steps="2", nights_dir=nights)
+    assert train(**run)[0] == 0
+    night, = (o for o in nights.iterdir() if o.is_dir())
+    for old, damage in (("2001-01-01", "status.json"), ("2001-01-02", "step-000002/model.safetensors")):
+        (nights/old/"step-000002").mkdir(parents=True)
+        (nights/old/"status.json").write_text('{"state": "finished"}')
+        (nights/old/damage).write_text("[]")
+    with open(nights/"history.jsonl", "a") as f: f.write('{"night": "2001-01-0\n[]\n')
+    code, err = train(**run, keep="-1")
+    assert code == 2 and "'keep' is -1" in err and checkpoints(night)
+    assert train(**run | {"steps": "3"}, keep="1")[0] != 0  # the same night with another plan is refused, as any run
+    import shutil
+    shutil.move(night, nights/"2001-01-03")
+    assert train(**run, keep="2")[0] == 0
+    last = json.loads((nights/"history.jsonl").read_text().splitlines()[-1])
+    assert last["start"] == "2001-01-03" and (nights/"2001-01-01").is_dir()

@@ -6,8 +6,8 @@ Docs: https://brainlab.github.io/brainlab/cli/demo.html.md"""
 
 # %% auto #0
 __all__ = ['PROMPTS', 'SWITCHES', 'Plan', 'make_way', 'prepare', 'train', 'greedy', 'speeds', 'Row', 'measure', 'cells', 'table',
-           'verdict', 'continuations', 'next_token_loss', 'write_depth', 'write_report', 'add', 'plan_of', 'run',
-           'threads', 'work']
+           'verdict', 'continuations', 'write_depth', 'write_report', 'add', 'plan_of', 'run', 'threads', 'spoken',
+           'work']
 
 # %% ../../nbs/cli/demo.ipynb #2a46caff
 import json, os, time
@@ -176,17 +176,10 @@ def continuations(
     n: int = 60,     # tokens
     seed: int = 42,
 ) -> list:           # of (prompt, name, text)
-    "What each model makes of each prompt"
-    from brainlab.decoding.generate import stream_text
-    def text(m, p): return "".join(stream_text(m, p, n, temperature=.7, top_k=40, seed=seed))
+    "What each model makes of each prompt; at least 20 tokens, although a prompt that ends in a full stop could be a whole story"
+    from brainlab.decoding.generate import seed_for, stream_text
+    def text(m, p): return "".join(stream_text(m, p, n, temperature=.7, top_k=40, seed=seed_for(p, seed), min_new_tokens=20))
     return [(p, name, text(m, p)) for p in PROMPTS for name, m in models.items()]
-
-# %% ../../nbs/cli/demo.ipynb #21c14891
-def next_token_loss(
-    metrics: list, # lines of metrics.jsonl
-) -> list:
-    "The lines with the next-token part as their loss, which is what two models have in common"
-    return [m | dict(loss=m["lm"]) if "lm" in m else m for m in metrics]
 
 # %% ../../nbs/cli/demo.ipynb #41e59dd3
 def write_depth(
@@ -214,16 +207,17 @@ def write_report(
     from brainlab.training.callbacks import read_metrics
     from brainlab.text.listening import listen
     from brainlab.views.activation import activation_figure
+    from brainlab.views.recorded import layer_name
     from brainlab.views.report import Report
     from brainlab.views.training import training_figure
     report = Report("brainlab demo: a sparse model and its dense twin", lang="en")
     report.text(verdict(*rows)).table([cells(r) for r in rows], "Speed and multiply-adds of generating one token at a time.")
-    curves = {n: next_token_loss(read_metrics(d)) for n, d in runs.items()}
+    curves = {n: read_metrics(d) for n, d in runs.items()}
     report.heading("Training").figure(training_figure(curves, x="tokens"), "Next-token loss of both runs over the tokens they have seen; what the exit heads add to the sparse model's loss is left out.")
     heard = listen(sparse, " ".join(PROMPTS), "blocks.*.columns.gate")
     report.heading("Columns")
     for name in heard.names():
-        report.figure(activation_figure(heard.cat(name)[0], heard.metadata["labels"], title=name), "Columns that each token woke; white ones were not computed.")
+        report.figure(activation_figure(heard.cat(name)[0], heard.metadata["labels"], title=f"columns by token: {layer_name(name)}"), "Columns that each token woke; white ones were not computed.")
     write_depth(report, sparse)
     report.heading("Texts")
     for prompt, name, text in texts: report.text(name).sample(prompt + text)
@@ -243,8 +237,10 @@ def plan_of(
 ) -> Plan:
     "The plan that the arguments ask for; raises `UsageError`"
     from brainlab.core.settings import settings
+    from brainlab.decoding.sampling import check_sampling
     if not 0 < args.minutes <= 24 * 60: raise UsageError(f"--minutes is {args.minutes:g}, expected a number above 0 and up to 1440.")
     s = settings()
+    check_sampling(seed=args.seed)
     out = Path(args.out) if args.out else s.checkpoints_dir/("demo-smoke" if args.smoke else "demo")
     return Plan(out.resolve(), args.minutes, args.smoke, s.seed if args.seed is None else args.seed)
 
@@ -272,6 +268,10 @@ def threads():
         if was is None: del os.environ["BRAINLAB_THREADS"]
         else: os.environ["BRAINLAB_THREADS"] = was
 
+def spoken(minutes: float) -> str:
+    "A number of minutes in words"
+    return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
+
 def work(
     plan: Plan,
     root: Path, # the checkout
@@ -283,7 +283,7 @@ def work(
     tell(f"    {shards.n_tokens('train'):,} training tokens, vocabulary {shards.vocab_size:,}")
     runs = {}
     for i, name in enumerate(("sparse", "dense")):
-        tell(f"{i + 2}/4 training the {name} model{'' if plan.smoke else f' for {plan.minutes:g} minutes'}")
+        tell(f"{i + 2}/4 training the {name} model{'' if plan.smoke else f' for {spoken(plan.minutes)}'}")
         runs[name] = train(plan, name, root)
     tell("4/4 measuring\n")
     rows, models = measure(runs, *((2, 8) if plan.smoke else (9, 64)))

@@ -7,8 +7,11 @@ Docs: https://brainlab.github.io/brainlab/cli/generate.html.md"""
 # %% auto #0
 __all__ = ['add', 'run']
 
-# %% ../../nbs/cli/generate.ipynb #9fa48c9d
-import sys
+# %% ../../nbs/cli/generate.ipynb #1b552e6d
+from pathlib import Path
+
+# %% ../../nbs/cli/generate.ipynb #0b843b5d
+from ..core.errors import BrainlabError
 
 # %% ../../nbs/cli/generate.ipynb #b20ed3ed
 def add(subparsers):
@@ -17,24 +20,31 @@ def add(subparsers):
     p.add_argument("checkpoint", help="a model folder or a run folder, e.g. checkpoints/demo/sparse")
     p.add_argument("text", help="the beginning, in any language")
     p.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="at most so many tokens (default 100)")
+    p.add_argument("--min-new-tokens", type=int, default=20, metavar="N", help="so many tokens before the text may end (default 20)")
     p.add_argument("--temperature", type=float, default=.8, metavar="T", help="0 always takes the most likely token (default .8)")
     p.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely tokens")
     p.add_argument("--top-p", type=float, metavar="P", help="draw from the most likely tokens that together have probability P")
-    p.add_argument("--seed", type=int, help="same seed, same text; default: the seed of settings.ini")
+    p.add_argument("--seed", type=int, help="same seed and same prompt, same text; default: the seed of settings.ini")
     p.add_argument("--exit-threshold", type=float, metavar="C", help="leave the network early where it is at least so confident; default: the model's own threshold")
 
 def run(args):
     "Run `brainlab generate`"
-    import brainlab
     from brainlab.core.settings import settings
-    from brainlab.decoding.generate import stream_text
+    from brainlab.decoding.generate import seed_for, stream_text
     s = settings()
-    model = brainlab.load(args.checkpoint).to(s.torch_device())
+    model = _load(args.checkpoint).to(s.torch_device())
     more = {} if args.exit_threshold is None else dict(exit_threshold=args.exit_threshold)
     pieces = stream_text(model, args.text, args.max_new_tokens, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
-                         seed=s.seed if args.seed is None else args.seed, **more)
-    sys.stdout.write(args.text)
-    for piece in pieces:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
+                         seed=seed_for(args.text, s.seed if args.seed is None else args.seed), min_new_tokens=args.min_new_tokens, **more)
+    print(args.text, end="", flush=True) # `print` also works where there is no standard output
+    for piece in pieces: print(piece, end="", flush=True)
     print()
+
+def _load(path):
+    "The model at `path`; an error names the folders below that hold one"
+    import brainlab
+    from brainlab.training.checkpoint import checkpoints
+    below = sorted(str(o) for o in Path(path).glob("*/") if (o/"config.json").is_file() or checkpoints(o))
+    if below and not (Path(path)/"config.json").is_file() and not checkpoints(path):
+        raise BrainlabError(f"'{path}' is not a model itself but holds {', '.join(below[:4])}; give one of these.")
+    return brainlab.load(path)

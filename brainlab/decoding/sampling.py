@@ -8,6 +8,9 @@ Docs: https://brainlab.github.io/brainlab/decoding/sampling.html.md"""
 __all__ = ['probabilities', 'check_sampling', 'sample']
 
 # %% ../../nbs/decoding/sampling.ipynb #4d38f0a2
+from numbers import Integral, Real
+
+# %% ../../nbs/decoding/sampling.ipynb #63577ed9
 import torch
 
 # %% ../../nbs/decoding/sampling.ipynb #ebe1f644
@@ -21,21 +24,35 @@ def probabilities(
     top_p: float | None = None, # keep the best tokens that together hold this probability
 ) -> torch.Tensor:              # [b v], rows sum to 1
     "Distribution of the next token after temperature, top-k and top-p, in that order"
-    logits = logits.float() / temperature
+    logits = logits.float()
+    logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, torch.finfo(logits.dtype).tiny) # the best is 0 however cold it gets
     if top_k is not None:
         worst = logits.topk(min(top_k, logits.shape[-1]), -1).values[:, -1:]
         logits = logits.masked_fill(logits < worst, -torch.inf)
     if top_p is not None and top_p < 1:
         best, order = logits.softmax(-1).sort(-1, descending=True)
-        drop = best.cumsum(-1) - best >= top_p # the token that crosses the line stays
+        drop = best.cumsum(-1) - best >= top_p # the token that crosses the line stays,
+        drop[:, 0] = False                     # and so does the best one
         logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -torch.inf)
     return logits.softmax(-1)
 
-def check_sampling(temperature=1., top_k=None, top_p=None):
-    "Refuse values outside their range; raises `UsageError`"
-    if not temperature >= 0: raise UsageError(f"temperature must be 0 (always the best token) or more, got {temperature}.")
-    if top_k is not None and top_k < 1: raise UsageError(f"top_k must be at least 1, got {top_k}.")
-    if top_p is not None and not 0 < top_p <= 1: raise UsageError(f"top_p must be in (0, 1], got {top_p}.")
+_RANGES = { # option -> kind, is it in range, what is expected
+    "temperature": (Real, lambda v: 0 <= v < float("inf"), "a number from 0 (always the best token) up"),
+    "top_k": (Integral, lambda v: v >= 1, "a whole number from 1 up, or None"),
+    "top_p": (Real, lambda v: 0 < v <= 1, "a number above 0 and up to 1, or None"),
+    "seed": (Integral, lambda v: 0 <= v < 2**63, "a whole number from 0 to 2**63-1, or None"),
+    "max_new_tokens": (Integral, lambda v: v >= 0, "a whole number from 0 up"),
+    "min_new_tokens": (Integral, lambda v: v >= 0, "a whole number from 0 up"),
+}
+
+def check_sampling(
+    **options, # temperature, top_k, top_p, seed, max_new_tokens, min_new_tokens
+):
+    "Refuse options of the wrong type or out of range; raises `UsageError`"
+    for name, v in options.items():
+        kind, fits, expected = _RANGES[name]
+        if v is None and expected.endswith("None"): continue
+        if isinstance(v, bool) or not isinstance(v, kind) or not fits(v): raise UsageError(f"{name} is {v!r}, expected {expected}.")
 
 def sample(
     logits: torch.Tensor,    # [b v]
@@ -45,6 +62,6 @@ def sample(
     generator: torch.Generator | None = None, # on the device of `logits`
 ) -> torch.Tensor:           # [b] ids
     "Draw the next token of each row; raises `UsageError` for values out of range"
-    check_sampling(temperature, top_k, top_p)
+    check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     if temperature == 0: return logits.argmax(-1)
     return torch.multinomial(probabilities(logits, temperature, top_k, top_p), 1, generator=generator)[:, 0]

@@ -9,7 +9,7 @@ __all__ = ['Callback', 'Metrics', 'read_metrics', 'Tracker', 'Validation', 'Stat
            'SpikeGuard', 'Progress', 'standard']
 
 # %% ../../nbs/training/callbacks.ipynb #2a2ae5db
-import importlib, json, math, os, signal, socket, threading, time
+import importlib, json, math, os, re, shutil, signal, socket, threading, time, warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,6 +29,15 @@ class Callback:
     order = 50
 
 # %% ../../nbs/training/callbacks.ipynb #c20ec214
+def _aside(path):
+    "The next free `abandoned-*` name for a file or folder"
+    n = sum(1 for _ in path.parent.glob(f"abandoned-*-{path.name}"))
+    return path.with_name(f"abandoned-{n}-{path.name}")
+
+def _abandons(run_dir, step):
+    "Does training from `step` leave another story behind? After a kill, the newest checkpoint is where it goes on"
+    return step == 0 or any(int(o.name[5:]) > step for o in checkpoints(run_dir))
+
 class Metrics(Callback):
     "Appends to `metrics.jsonl`: step, tokens, seconds, loss and its parts, lr, tokens per second; validation lines add val_loss, val_bpb"
     order = 10
@@ -47,6 +56,8 @@ class Metrics(Callback):
         if not self.path.exists(): return
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         kept = [o for o in lines if _step_of(o) <= step]
+        lost = [o for o in lines if step < _step_of(o) < math.inf]
+        if lost and _abandons(self.path.parent, step): shutil.copy2(self.path, _aside(self.path))
         if kept != lines: atomic_write(self.path, "".join(kept))
 
     def after_step(self, trainer):
@@ -73,8 +84,9 @@ class Metrics(Callback):
 
 def _step_of(line):
     "Step of a metrics line; infinite for one that is not whole"
-    try: return json.loads(line)["step"] if line.endswith("\n") else math.inf
-    except (ValueError, KeyError, TypeError): return math.inf
+    try: step = json.loads(line)["step"] if line.endswith("\n") else None
+    except (ValueError, KeyError, TypeError, RecursionError): step = None
+    return step if type(step) is int else math.inf
 
 def read_metrics(
     run_dir, # folder of the run
@@ -167,11 +179,20 @@ class Status(Callback):
     def _card(self, trainer):
         "Write run.json; a resumed run adds a session"
         path = self.dir/"run.json"
-        old = read_json(path)["sessions"] if trainer.step and path.exists() else []
+        old = self._sessions(path, trainer.step) if path.exists() else []
         session = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": trainer.step, "pid": os.getpid(), **machine()}
         card = {"parameters": self.parameters, "training": asdict(trainer.config), "precision": trainer.precision, "device": str(trainer.device),
                 "model": trainer.identity()["model"], "loader": trainer.identity()["loader"], "sessions": [*old, session]}
         atomic_write(path, json.dumps(card, indent=1, ensure_ascii=False))
+
+    def _sessions(self, path, step):
+        "Sessions of the run that goes on; the card of another run, or a damaged one, is kept aside"
+        try: sessions = read_json(path)["sessions"]
+        except (BrainlabError, KeyError, TypeError): sessions = None
+        if step and isinstance(sessions, list): return sessions
+        os.replace(path, aside := _aside(path))
+        if step: warnings.warn(f"'{path}' does not list the sessions of a run; it was kept as '{aside.name}' and is written anew.", stacklevel=2)
+        return []
 
     def write(self, trainer, state):
         "Write status.json"
@@ -201,7 +222,7 @@ class Checkpointing(Callback):
         self.saved = trainer.step
         sweep(self.dir)
         for path in checkpoints(self.dir):
-            if int(path.name[5:]) > trainer.step: _set_aside(path)
+            if int(path.name[5:]) > trainer.step: os.replace(path, _aside(path)) # so that it is not taken for the newest
 
     def after_step(self, trainer):
         every = trainer.config.save_every
@@ -215,11 +236,6 @@ class Checkpointing(Callback):
         trainer.event("before_save")
         save(self.dir, trainer.step, trainer.model, trainer.optimizer, trainer.state_dict(), self.keep)
         self.saved = trainer.step
-
-def _set_aside(path):
-    "Rename a checkpoint of an abandoned branch, so that it is not taken for the newest"
-    n = sum(1 for _ in path.parent.glob(f"abandoned-*-{path.name}"))
-    os.replace(path, path.with_name(f"abandoned-{n}-{path.name}"))
 
 # %% ../../nbs/training/callbacks.ipynb #4c7a3b24
 class Stop(Callback):
@@ -256,16 +272,24 @@ class ProbeRecorder(Callback):
         self.tokens, self.labels = list(tokens), [str(o) for o in (labels or tokens)]
 
     def before_fit(self, trainer):
-        for f in self.files():
-            if int(f.stem[5:]) > trainer.step: f.unlink()
+        self._forget(trainer.step)
         if trainer.step == 0: self.record(trainer)
+
+    def _forget(self, step):
+        "Drop recordings of a future that did not happen; those of another story are kept aside"
+        if step == 0 and self.files(): return os.replace(self.dir, _aside(self.dir))
+        aside = _aside(self.dir) if _abandons(self.dir.parent, step) else None
+        for f in self.files():
+            if int(f.stem[5:]) <= step: continue
+            if aside: aside.mkdir(exist_ok=True); os.replace(f, aside/f.name)
+            else: f.unlink()
 
     def after_step(self, trainer):
         if trainer.step % (self.every or trainer.config.eval_every or 100) == 0: self.record(trainer)
 
     def files(self):
         "Recordings so far, oldest first"
-        return sorted(self.dir.glob("step-*.safetensors"), key=lambda o: int(o.stem[5:]))
+        return sorted((o for o in self.dir.glob("step-*.safetensors") if re.fullmatch(r"step-\d+", o.stem)), key=lambda o: int(o.stem[5:]))
 
     def record(self, trainer):
         "Store one recording, if the model has such probes"

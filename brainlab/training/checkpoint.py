@@ -152,8 +152,10 @@ def latest(run_dir):
     found = checkpoints(run_dir)
     for path in reversed(found):
         try: verify(path)
-        except BrainlabError as e: warnings.warn(f"Skipping checkpoint {path.name}: {e}", stacklevel=2)
+        except (BrainlabError, OSError) as e:
+            if path.exists(): warnings.warn(f"Skipping checkpoint {path.name}: {e}", stacklevel=2)
         else: return path
+    if found and not any(o.exists() for o in found): return latest(run_dir) # a run that goes on has saved newer ones meanwhile
     if found: raise BrainlabError(f"None of the {len(found)} checkpoints in '{run_dir}' is whole; restore one from a backup or start with another folder.")
 
 # %% ../../nbs/training/checkpoint.ipynb #daacb44b
@@ -169,5 +171,9 @@ def check_same(
         rows = sorted({*was, *here}) if isinstance(was, dict) and isinstance(here, dict) else []
         field = next((k for k in rows if was.get(k) != here.get(k)), None)
         if field is not None: was, here = was.get(field), here.get(field)
-        raise BrainlabError(f"The checkpoint was made with {group}{f' {field}' if field else ''} = {was}, this run has {here}; "
-                            f"make them equal, start in another folder, or allow it with override=['{group}'].")
+        raise BrainlabError(f"The checkpoint was made with {group}{f' {field}' if field else ''} = {_short(was)}, this run has {_short(here)}; "
+                            f"make them equal, start in another folder, or allow it with override=['{group}'] (on the command line: -p override '[\"{group}\"]').")
+
+def _short(value):
+    "A value as it is told; of a SHA-256 the first 12 digits"
+    return value[:12] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else value

@@ -6,10 +6,11 @@ Docs: https://brainlab.github.io/brainlab/training/trainer.html.md"""
 
 # %% auto #0
 __all__ = ['TrainConfig', 'lr_at', 'adamw', 'make_moments', 'bf16_ratio', 'fast_bf16', 'resolve_precision', 'Trainer', 'sized',
-           'checkpoint_names']
+           'check_vocabulary', 'checkpoint_names']
 
 # %% ../../nbs/training/trainer.ipynb #8980472f
 import functools, math, shutil, time
+from numbers import Integral, Real
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -25,6 +26,19 @@ from ..core.timing import alternate
 from .checkpoint import check_same, checkpoints, latest, restore, restore_rng, torch_rng, verify
 
 # %% ../../nbs/training/trainer.ipynb #24a065fd
+_up, _one = (lambda v: v >= 0, "0 or more"), (lambda v: v >= 1, "1 or more")
+_share, _memory = (lambda v: 0 <= v <= 1, "0 to 1"), (lambda v: 0 <= v < 1, "0 or more and below 1")
+_RANGES = dict(min_lr=_share, warmup=_share, beta1=_memory, beta2=_memory, grad_accumulation=_one, max_skips=_one, seed=(lambda v: 0 <= v < 2**63, "0 to 2**63-1"))
+_KINDS = {int: (Integral, "a whole number, "), float: (Real, "a finite number, "), bool: (bool, "True or False"), str: (str, "a word")}
+
+def _checked(name, v, kind):
+    "`v` as `kind`; raises `UsageError` for another type or a value out of range"
+    abstract, what = _KINDS[kind]
+    number = kind in (int, float)
+    fits, span = _RANGES.get(name, _up) if number else (lambda v: True, "")
+    if isinstance(v, abstract) and isinstance(v, bool) == (kind is bool) and not (number and not math.isfinite(v)) and fits(v): return kind(v)
+    raise UsageError(f"TrainConfig field '{name}' is {v!r}, expected {what}{span}.")
+
 @dataclass
 class TrainConfig:
     "How to train; the model has a config of its own"
@@ -48,12 +62,9 @@ class TrainConfig:
     max_skips: int = 3           # skipped steps in a row that end the run
 
     def __post_init__(self):
+        for f in fields(self): setattr(self, f.name, _checked(f.name, getattr(self, f.name), f.type))
         if self.precision not in ("auto", "fp32", "bf16"): raise unknown("precision", self.precision, ("auto", "fp32", "bf16"))
         if not self.steps and not self.minutes: raise UsageError("A run without end: both steps and minutes are 0; give one of them.")
-        for f in fields(self):
-            if f.type in (int, float) and getattr(self, f.name) < 0: raise UsageError(f"TrainConfig field '{f.name}' is {getattr(self, f.name)}, expected 0 or more.")
-        for name in ("grad_accumulation", "max_skips"):
-            if not getattr(self, name): raise UsageError(f"TrainConfig field '{name}' is 0, expected 1 or more.")
 
 # %% ../../nbs/training/trainer.ipynb #556808b3
 def lr_at(
@@ -116,6 +127,7 @@ class Trainer:
         callbacks=(),        # see `brainlab.training.callbacks`
     ):
         self.model, self.loader, self.config = model, loader, sized(config, loader)
+        check_vocabulary(model, getattr(loader, "shards", loader))
         self.device = next(model.parameters()).device
         self.precision = resolve_precision(config.precision, self.device.type)
         self.optimizer = adamw(model, config)
@@ -133,6 +145,11 @@ def sized(config: TrainConfig, loader) -> TrainConfig:
     for name, n in have.items():
         if getattr(config, name) not in (0, n): raise UsageError(f"TrainConfig field '{name}' is {getattr(config, name)}, but the loader gives {n}; make them equal, or leave the field out.")
     return replace(config, **have)
+
+def check_vocabulary(model, shards):
+    "Refuse shards with ids that the model does not have; raises `UsageError`"
+    n, known = getattr(shards, "vocab_size", 0), getattr(model.config, "vocab_size", math.inf)
+    if n > known: raise UsageError(f"The text in '{getattr(shards, 'folder', shards)}' has a vocabulary of {n:,}, but the model's vocab_size is {known:,}; build the model with vocab_size={n}.")
 
 def _compiled(fn):
     "`torch.compile(fn)`, or a clear error on a machine that cannot"

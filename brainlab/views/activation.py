@@ -12,7 +12,7 @@ import numpy as np, plotly.graph_objects as go, ipywidgets as W
 
 # %% ../../nbs/views/activation.ipynb #c4d9a273
 from .theme import array, cells, empty, figure, hue, safe, say, sequential, tone
-from .recorded import RecordedView, labels_of
+from .recorded import RecordedView, labels_of, layer_name
 from ..core.errors import BrainlabError
 
 # %% ../../nbs/views/activation.ipynb #76466406
@@ -43,9 +43,10 @@ def _gates(gate):
     return gate
 
 def _names(labels, t):
-    "A label for every token, harmless for plotly"
-    labels = list(labels)[:t]
-    return [safe(o) for o in labels] + [str(i) for i in range(len(labels), t)]
+    "A label for every token, harmless for plotly; without labels their numbers"
+    labels = list(labels)
+    if labels and len(labels) != t: raise BrainlabError(f"Found {len(labels)} labels for {t} tokens; give one label per token, or none.")
+    return [safe(o) for o in labels] or [str(i) for i in range(t)]
 
 def _axes(names, c):
     "Token labels below, column numbers at the side"
@@ -104,14 +105,16 @@ class ActivationView(RecordedView):
         "Gates [t c] of the chosen layer; keeps the menu in step with the recording"
         names = [n for n in rec.names() if n.endswith(".gate") and rec.cat(n).ndim == 3]
         if not names: raise BrainlabError(f"The recording has no column gates (…gate, [b t c]); it has: {', '.join(rec.names()) or 'nothing'}.")
-        if list(self.layer.options) != names: self.layer.options = names
+        shown = [layer_name(n) for n in names]
+        options = tuple(zip(shown if len(set(shown)) == len(names) else names, names))
+        if self.layer.options != options: self.layer.options = options
         return array(rec.cat(self.layer.value)[0])
 
     def draw(self, rec) -> list:
         "The two figures"
         if rec is None: return [empty("No recording yet.", 360), empty("", 240)]
         gate = self._gate(rec)
-        return [activation_figure(gate, labels_of(rec, len(gate)), title=f"{say('columns by token')}: {self.layer.value}"), firing_figure(gate, self.target)]
+        return [activation_figure(gate, labels_of(rec, len(gate)), title=f"{say('columns by token')}: {self.layer.label}"), firing_figure(gate, self.target)]
 
     def sentence(self, rec) -> str:
         "How much of the layer worked"

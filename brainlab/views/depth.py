@@ -28,7 +28,7 @@ def depth_at(
     e = confidence.shape[1]
     layers = np.arange(1, e+1) if layers is None else np.asarray(layers)
     if len(layers) != e: raise BrainlabError(f"Expected one layer for each of {e} exits, found {len(layers)}.")
-    leaves = np.concatenate([confidence >= threshold, np.ones((len(confidence), 1), bool)], 1)
+    leaves = np.concatenate([(confidence >= threshold) & (threshold < 1), np.ones((len(confidence), 1), bool)], 1)
     return np.append(layers, n_layer or e+1)[leaves.argmax(1)]
 
 # %% ../../nbs/views/depth.ipynb #7098acce
@@ -63,9 +63,10 @@ def depth_figure(
     starts, sizes, lines = tiles(names)
     rows = max(int(lines.max()), 1) # one line leaves room for the colour bar
     letters = dict(text=[safe(o) for o in names], textfont=dict(size=13, color=[_ink(o, top) for o in depth]), textposition="inside", insidetextanchor="middle", textangle=0)
-    bar = go.Bar(orientation="h", base=starts, x=sizes-.25, y=lines, width=.84, marker=_paint(depth, top), constraintext="none", **letters,
+    paint = dict(color=[tone("grid") if np.isnan(o) else shade("depth", o/top) for o in depth], line=dict(color=tone("grid"), width=1))
+    bar = go.Bar(orientation="h", base=starts, x=sizes-.25, y=lines, width=.84, marker=paint, constraintext="none", **letters, customdata=depth,
         hovertext=_hover(names, depth, top, confidence), hovertemplate="%{hovertext}<extra></extra>")
-    return figure(bar, title=title or say("exit depth by token"), height=96 + 32*(rows+1), barmode="overlay", margin_b=16, showlegend=False, uirevision="depth",
+    return figure(bar, _scale(top), title=title or say("exit depth by token"), height=136 + 32*(rows+1), barmode="overlay", margin=dict(b=56, l=24), meta=dict(min_width=640), showlegend=False, uirevision="depth",
         xaxis=dict(visible=False, range=[0, 72]), yaxis=dict(visible=False, range=[rows+.5, -.5]))
 
 def _depths(depth):
@@ -75,10 +76,13 @@ def _depths(depth):
     if depth.ndim != 1: raise BrainlabError(f"Expected depths [t] of one text, found shape {list(depth.shape)}; choose one row of the batch.")
     return depth
 
-def _paint(depth, top):
-    "Colours of the tiles"
-    bar = dict(title=dict(text=say("layers used"), font_size=12), thickness=12, outlinewidth=0, tickvals=sorted({1, (top+1)//2, top}))
-    return dict(color=depth, colorscale=sequential("depth"), cmin=0, cmax=top, colorbar=bar, showscale=True, line=dict(color=tone("grid"), width=1))
+def _scale(top):
+    "The colour bar below the text"
+    ticks = list(range(1, top+1)) if top <= 12 else sorted({1, (top+1)//2, top})
+    bar = dict(orientation="h", x=0, xanchor="left", y=0, yanchor="top", ypad=8, lenmode="pixels", len=240, thickness=10, outlinewidth=0, tickvals=ticks,
+        title=dict(text=say("layers used"), font_size=12, side="top"))
+    marker = dict(color=[top], colorscale=sequential("depth"), cmin=0, cmax=top, colorbar=bar, showscale=True)
+    return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, hoverinfo="skip")
 
 def _ink(depth, top):
     "Black or white, whichever is easier to read on the tile: at least 4.5 to 1 (WCAG 2.2, 1.4.3) on any colour"

@@ -8,7 +8,7 @@ Docs: https://brainlab.github.io/brainlab/views/live.html.md"""
 __all__ = ['Throttle', 'kept', 'decimate', 'Follow', 'latest', 'status', 'recordings', 'run_folders', 'Every', 'redraw', 'View']
 
 # %% ../../nbs/views/live.ipynb #1d141fa3
-import asyncio, html, json, os, time
+import asyncio, html, json, os, re, time
 from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakMethod
@@ -114,7 +114,7 @@ class Follow:
         for line in data.splitlines():
             self._lines += 1
             try: row = json.loads(line)
-            except ValueError: row = None # also bytes that are not UTF-8
+            except (ValueError, RecursionError): row = None # also bytes that are not UTF-8
             if isinstance(row, dict): new.append(row)
             elif line.strip(): self.bad.append(f"line {self._lines} of {self.path.name} is not a JSON object")
         self.rows += new
@@ -124,7 +124,7 @@ class Follow:
 def latest(rows: list) -> list:
     "Rows without those that a resumed run has done again"
     out = []
-    for row in rows:
+    for row in (o for o in rows if type(o.get("step", 0)) in (int, float)):
         if out and row.get("step", 0) < out[-1].get("step", 0): out = [o for o in out if o.get("step", 0) < row.get("step", 0)]
         out.append(row)
     return out
@@ -139,15 +139,18 @@ def status(
     path = Path(run_dir)/"status.json"
     try: s = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError: return "unknown", f"{Path(run_dir).name}: no status.json yet."
-    except ValueError: return "unknown", f"{Path(run_dir).name}: status.json is being written."
+    except (ValueError, RecursionError): return "unknown", f"{Path(run_dir).name}: status.json is damaged, or being written."
+    beat = s.get("heartbeat", 0) if isinstance(s, dict) else None
+    if type(beat) not in (int, float): return "unknown", f"{Path(run_dir).name}: status.json holds no status of a run."
     state, where = str(s.get("state", "unknown")), _where(s)
-    quiet = now() - float(s.get("heartbeat", 0))
+    quiet = now() - beat
     if state == "running" and quiet > silence: return "silent", f"{Path(run_dir).name}: running{where}, but no heartbeat for {_ago(quiet)}."
     why = f" ({s['error']})" if s.get("error") else ""
     return state, f"{Path(run_dir).name}: {state}{where}{why}."
 
 def _where(s):
-    "How far a run is"
+    "How far a run is; before the first heartbeat nobody knows"
+    if s.get("step") == 0 and s.get("state") == "running": return " (starting)"
     return f", step {s['step']}" + (f" of {s['steps']}" if s.get("steps") else "") if "step" in s else ""
 
 def _ago(seconds):
@@ -159,7 +162,7 @@ def _ago(seconds):
 # %% ../../nbs/views/live.ipynb #e3112164
 def recordings(run_dir) -> dict:
     "Recording files of a run by step, oldest first"
-    found = {int(p.stem.split("-")[1]): p for p in (Path(run_dir)/"recordings").glob("step-*.safetensors") if p.stem.split("-")[1].isdigit()}
+    found = {int(p.stem[5:]): p for p in (Path(run_dir)/"recordings").glob("step-*.safetensors") if re.fullmatch(r"step-\d+", p.stem)}
     return dict(sorted(found.items()))
 
 def run_folders(folder) -> dict:
@@ -207,35 +210,49 @@ def redraw(
         widget.layout.update(layout, overwrite=True)
 
 # %% ../../nbs/views/live.ipynb #70fb5a8c
+def _panel(fig):
+    "A figure as widget that takes the width of the page, and follows it"
+    widget = go.FigureWidget(fig)
+    widget._config = widget._config | {"responsive": True}
+    return widget
+
 class View(W.VBox):
-    "Controls, figures and a line for messages; close it when done"
+    "Controls, a line for messages and figures; close it when done"
     clocks = () # `close` is also called on a view whose construction failed
     def __init__(self,
         figures: list,        # first state of each panel
         controls: list = (),  # ipywidgets in a row
     ):
-        self.panels = [go.FigureWidget(f) for f in figures]
-        self.note = W.HTML()
+        self.panels = [_panel(f) for f in figures]
+        self.note, self.stage = W.HTML(), W.VBox(self.panels, layout=W.Layout(width="100%"))
         self.clocks = []
         row = W.HBox(list(controls), layout=W.Layout(flex_flow="row wrap", align_items="center"))
-        super().__init__([row, *self.panels, self.note])
+        style = W.HTML("<style>.brainlab-stale { opacity: .35 }</style>", layout=W.Layout(display="none"))
+        super().__init__([row, self.note, style, self.stage], layout=W.Layout(width="100%"))
 
     def figures(self) -> list:
         "The panels as plain figures, for output without widgets"
         return [go.Figure(p.to_plotly_json()) for p in self.panels]
 
+    def show(self, figures: list):
+        "Bring the panels up to date"
+        for panel, fig in zip(self.panels, figures): redraw(panel, fig)
+        self.stage.remove_class("brainlab-stale")
+
     def tell(self, sentence: str, bad: bool = False):
-        "Show a sentence below the figures"
+        "Show a sentence below the controls"
         self.note.value = f'<div role="status" style="line-height:1.5">{"⚠ " if bad else ""}{html.escape(str(sentence))}</div>'
 
     @contextmanager
     def telling(self):
-        "Show what the user can mend as one sentence; other errors pass"
+        "Show what the user can mend as one sentence, and fade the figures; other errors pass"
         try: yield
-        except (BrainlabError, OSError, UnicodeError) as e: self.tell(e, bad=True)
+        except (BrainlabError, OSError, UnicodeError) as e:
+            self.tell(e, bad=True)
+            self.stage.add_class("brainlab-stale")
 
     def close(self):
         "Stop the clocks and free the widgets"
         for c in self.clocks: c.stop()
-        for w in [*self.children[0].children, *self.children] if self.children else []: w.close()
+        for w in [*self.children[0].children, *self.panels, *self.children] if self.children else []: w.close()
         super().close()

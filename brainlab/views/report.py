@@ -8,7 +8,7 @@ Docs: https://brainlab.github.io/brainlab/views/report.html.md"""
 __all__ = ['escape', 'table_html', 'figure_html', 'Report']
 
 # %% ../../nbs/views/report.ipynb #148f3193
-import html, math
+import html, math, re
 from functools import lru_cache
 
 # %% ../../nbs/views/report.ipynb #64c9243b
@@ -27,13 +27,17 @@ def _number(v):
     if not math.isfinite(v): return str(v)
     return f"{v:,.0f}" if abs(v) >= 1e4 else f"{v:.5g}"
 
+def _is_number(v):
+    "Is it a number, written or not? An empty cell may stand in a column of numbers"
+    return v is None or isinstance(v, (int, float)) or isinstance(v, str) and bool(re.fullmatch(r"[-+−–\d.,%x×e ]+", v))
+
 def table_html(
     rows: list,        # dicts; a missing key is an empty cell
     caption: str = "",
 ) -> str:
     "Rows as an HTML table, numbers to the right"
     keys = list(dict.fromkeys(k for r in rows for k in r))
-    numeric = {k for k in keys if all(isinstance(r.get(k, 0.), (int, float)) for r in rows)}
+    numeric = {k for k in keys if all(_is_number(r.get(k)) for r in rows)}
     mark = lambda k: ' class="n"' if k in numeric else ""
     head = "".join(f"<th{mark(k)}>{escape(k)}</th>" for k in keys)
     body = "".join("<tr>" + "".join(f"<td{mark(k)}>{escape(r.get(k))}</td>" for k in keys) + "</tr>" for r in rows)
@@ -45,7 +49,8 @@ def figure_html(fig: go.Figure, caption: str = "") -> str:
     "A figure as HTML that needs plotly.js on the page"
     options = dict(displaylogo=False, showSendToCloud=False, responsive=True, topojsonURL="")
     body = pio.to_html(go.Figure(fig), config=options, include_plotlyjs=False, include_mathjax=False, full_html=False, validate=True)
-    return f"<figure>{body}<figcaption>{escape(caption)}</figcaption></figure>"
+    least = (fig.layout.meta or {}).get("min_width", 0) # a figure that holds running text scrolls on a narrow screen, it does not shrink
+    return f'<figure><div class="wide"><div style="min-width:{int(least)}px">{body}</div></div><figcaption>{escape(caption)}</figcaption></figure>'
 
 @lru_cache(1)
 def _plotly_js():
@@ -71,9 +76,9 @@ h1 {{ font-size: 1.75rem; line-height: 1.3; margin: 0 0 1.5rem }}
 h2 {{ font-size: 1.25rem; margin: 2.5rem 0 .75rem; border-bottom: 2px solid var(--hue); padding-bottom: .25rem }}
 figure {{ margin: 1.5rem 0 }} figcaption, caption {{ color: var(--muted); font-size: .9rem; text-align: left; caption-side: bottom; padding-top: .4rem }}
 figcaption:empty, caption:empty {{ display: none }}
-table {{ border-collapse: collapse; font-size: .95rem }}
+table {{ border-collapse: collapse; font-size: .95rem; overflow-wrap: normal }}
 th, td {{ padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--grid); text-align: left; vertical-align: top }}
-.n {{ text-align: right; font-variant-numeric: tabular-nums }} .wide {{ overflow-x: auto; margin: 1.5rem 0 }} p {{ white-space: pre-line }}
+.n {{ text-align: right; font-variant-numeric: tabular-nums }} td.n {{ white-space: nowrap }} .wide {{ overflow-x: auto; margin: 1.5rem 0 }} figure .wide {{ margin: 0 }} p {{ white-space: pre-line }}
 pre {{ background: color-mix(in srgb, var(--grid) 45%, var(--paper)); padding: .8rem 1rem; white-space: pre-wrap; border-radius: 6px; font-size: .9rem }}
 """
 
