@@ -121,6 +121,28 @@ def test_data_list(capsys):
     assert rows[0].startswith("embedded") and all(len(r.split()) > 3 for r in rows)
 
 
+@pytest.mark.parametrize("name", ["ko_chatbot", "koen_news", "koen_pud", "koen_tatoeba", "koen_reactdocs", "ko_sent_gsd"])
+def test_registered_corpora_can_be_prepared(capsys, root, shared_data, tmp_path, monkeypatch, name):
+    (tmp_path/"local").symlink_to(shared_data)
+    (tmp_path/"sources.toml").write_bytes((root/"data"/"sources.toml").read_bytes())
+    monkeypatch.setenv("BRAINLAB_DATA_DIR", str(tmp_path))
+    assert main(["data", "prepare", name, str(tmp_path/"out"), "--tokenizer", "bytes"]) == 0
+    assert "nothing rejected" in capsys.readouterr().out
+
+
+def test_named_fields(capsys, tmp_path):
+    (tmp_path/"a.tsv").write_text("id\tko\ten\n" + "".join(f"{i}\t말 {i}\tword {i}\n" for i in range(20)), encoding="utf-8")
+    assert main(["data", "prepare", str(tmp_path/"a.tsv"), str(tmp_path/"out"), "--tokenizer", "bytes", "--field", "ko", "--field", "en"]) == 0
+    assert "accepted documents: 40; nothing rejected" in capsys.readouterr().out
+
+
+def test_doctor_shows_what_it_cannot_examine(capsys, monkeypatch):
+    for device in ("gpu", "cuda:99"):
+        monkeypatch.setenv("BRAINLAB_DEVICE", device)
+        assert main(["doctor"]) == 0
+        assert "could not be examined" in capsys.readouterr().out
+
+
 def test_generate_whole_syllables_and_repeatable(checkpoint, capsys):
     texts = []
     for seed in (3, 3, 4):
@@ -156,7 +178,39 @@ def test_setting_of_the_wrong_kind(said, tmp_path, monkeypatch):
     assert code == 2 and "seven" in err and "int" in err
 
 
+@pytest.mark.parametrize("name, value, words", [("DEVICE", "gpu", "did you mean 'cuda'?"), ("DEVICE", "cuda:x", "expected auto, cpu, cuda or cuda:N"), ("THREADS", "-1", "from 0"), ("SEED", str(2**63), "2**63 - 1")])
+def test_settings_out_of_range(said, monkeypatch, name, value, words):
+    monkeypatch.setenv(f"BRAINLAB_{name}", value)
+    code, err = said("data", "list")
+    assert code == 2 and value in err and words in err
+
+
+@pytest.mark.parametrize("argv, words", [(["generate", "x", "옛날", "옛적에"], "in quotes"), (["generate", "x", "y", "--max_new_tokens", "5"], "did you mean '--max-new-tokens'"),
+                                         (["run", "a.ipynb", "b.ipynb", "-p", "minutes=1"], "-p minutes 1"), (["data", "prepare", "embedded", "out", "--sed", "1"], "brainlab data prepare --help"),
+                                         (["data", "prepare", "embedded", "out", "--seed", "-1"], "2**63 - 1"), (["data", "prepare", "ko_pros", "out"], "did you mean 'ko_prose_kaist'?")])
+def test_wrong_words(said, argv, words): assert words in said(*argv)[1]
+
+
+def test_output_that_takes_nothing(root):
+    if not os.path.exists("/dev/full"): pytest.skip("needs /dev/full")
+    with open("/dev/full", "w") as full:
+        r = subprocess.run([sys.executable, "-c", "import sys; from brainlab.cli.main import main; sys.exit(main(['data', 'list']))"], cwd=root, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert r.returncode == 74 and len(r.stderr.splitlines()) == 1 and "No space left" in r.stderr
+
+
 # Wrong data
+
+def test_name_too_long(said, tmp_path):
+    for argv in (["data", "prepare", "a" * 5000, tmp_path/"out"], ["data", "prepare", "embedded", tmp_path/("a" * 5000)], ["data", "prepare", "embedded", tmp_path/"out", "--tokenizer", "a" * 5000]):
+        code, err = said(*argv)
+        assert code == 74 and "name too long" in err and len(err) < 600
+
+
+def test_target_is_a_file(said, tmp_path):
+    (tmp_path/"out").write_text("keep me")
+    assert "is a file" in said("data", "prepare", "embedded", tmp_path/"out", "--tokenizer", "bytes")[1]
+    assert (tmp_path/"out").read_text() == "keep me"
+
 
 @pytest.mark.parametrize("name, content", [("empty.txt", b""), ("blank.txt", b" \n\n \n"), ("binary.txt", bytes(range(256)) * 40), ("nul.txt", b"a\0b" * 100), ("empty.jsonl", b""), ("broken.jsonl", b"{not json\n" * 20)])
 def test_unusable_source(said, tmp_path, name, content):

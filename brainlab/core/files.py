@@ -86,9 +86,9 @@ def _held(folder):
     "Hold a lock on a folder; yields whether it could be had"
     fd = os.open(folder, os.O_RDONLY)
     try:
-        try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB); free = True
-        except BlockingIOError: free = False
-        yield free
+        try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError: yield False # another holds it, or this file system has no locks
+        else: yield True
     finally: os.close(fd)
 
 def _beside(path, pattern):
@@ -106,12 +106,14 @@ def recover(path):
     "Put back the folder that a crash in the middle of a replacement left aside"
     path = Path(path)
     if os.path.lexists(path): return
-    for o in _beside(path, "old[.]" + _random):
-        if [f.name for f in o.iterdir()] != ["was"]: continue
-        os.replace(o/"was", path)
-        return o.rmdir()
+    with _clear_io(path, "restore"):
+        for o in _beside(path, "old[.]" + _random):
+            with _held(o) as free:
+                if not free or [f.name for f in o.iterdir()] != ["was"]: continue
+                os.replace(o/"was", path)
+                return o.rmdir()
 
-# %% ../../nbs/core/files.ipynb #c2a7e7bf
+# %% ../../nbs/core/files.ipynb #da6caef6
 @functools.cache
 def _renameat2():
     "The C function, or None"
@@ -133,8 +135,9 @@ def _swap(new, path):
     if _exchange(new, path): return
     old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
     try:
-        os.replace(path, old/"was")
-        os.replace(new, path)
+        with _held(old):
+            os.replace(path, old/"was")
+            os.replace(new, path)
     except BaseException:
         if (old/"was").exists(): os.replace(old/"was", path)
         raise

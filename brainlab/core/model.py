@@ -24,6 +24,7 @@ from torch.nn import functional as F
 # %% ../../nbs/core/model.ipynb #c8b2cccf
 from .errors import BrainlabError, UsageError, unknown
 from .files import atomic_dir, atomic_write, load_tensors, read_json, recover, save_tensors, verify_manifest, write_manifest
+from .settings import as_seed
 
 # %% ../../nbs/core/model.ipynb #cb3b1a85
 @dataclass
@@ -135,7 +136,7 @@ class BrainModel(nn.Module):
 
     def finish(self):
         "Draw the parameters; the last line of a concrete `__init__`"
-        init_parameters(self, self.config.seed)
+        init_parameters(self, as_seed(self.config.seed, f"field 'seed' of {type(self.config).__name__}"))
         return self
 
     @property
@@ -192,8 +193,9 @@ def read_config(folder) -> tuple: # model name, dict of config fields
     folder = Path(folder)
     if not (folder/"config.json").is_file(): raise BrainlabError(f"'{folder}' is not a model folder: it holds no config.json.")
     row = read_json(folder/"config.json")
-    if not isinstance(row, dict) or not isinstance(row.get("config"), dict): raise BrainlabError(f"'{folder}/config.json' does not describe a model.")
-    return row.get("model"), row["config"]
+    if not isinstance(row, dict) or not isinstance(row.get("config"), dict) or not isinstance(row.get("model"), str):
+        raise BrainlabError(f"'{folder}/config.json' does not describe a model: expected the fields 'model' (a name) and 'config'; use another checkpoint.")
+    return row["model"], row["config"]
 
 def load_weights(model: nn.Module, folder):
     "Copy the stored weights into `model`; raises `BrainlabError` naming the first tensor that does not fit"
