@@ -99,6 +99,7 @@ def page(address, work):
             page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
             page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")  # awaited, it would hang until all cells are done
             page.wait_for_function(f"{PLOTS}.length === 5")  # one, two and two panels
+            if shot := os.environ.get("BRAINLAB_SHOT"): page.wait_for_timeout(1500); page.screenshot(path=shot)
             yield page
         finally: browser.close()
 
@@ -110,6 +111,15 @@ def test_the_views_are_rendered(page):
     assert page.evaluate(f"{PLOTS}.map(p => p.querySelectorAll('.main-svg').length > 0)") == [True]*5
     assert axis(page, 0, "xaxis.visible") and axis(page, 1, "yaxis.visible")  # the axes the empty first state had hidden
     assert "running, step 40 of 90" in page.locator("[role=status]").first.inner_text()
+
+
+def test_the_figures_fill_the_page(page):
+    for figure, room in page.evaluate(f"{PLOTS}.map(p => [p._fullLayout.width, p.closest('.jp-OutputArea-output').clientWidth])"): assert .93 * room < figure <= room
+
+
+def test_the_sentence_stands_above_the_figure(page):
+    said, drawn = page.locator("[role=status]").first.bounding_box(), page.evaluate(f"{PLOTS}[0].getBoundingClientRect().top")
+    assert said["y"] + said["height"] <= drawn
 
 
 def test_korean_labels_are_whole(page):

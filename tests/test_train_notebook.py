@@ -1,5 +1,6 @@
 "The training notebook from the command line: what it is given is used or refused, with an exit code and one sentence."
 import json
+import shutil
 
 import pytest
 from conftest import ROOT
@@ -82,7 +83,7 @@ def test_missing_source_names_both_places(train, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("given, said", [('{"vocab_size": 100}', "vocab_size is 100"), ("[1]", "expected a JSON object"), ("{", "expected a JSON object"), ('{"n_layer": "2"}', "n_layer")])
+@pytest.mark.parametrize("given, said", [('{"vocab_size": 100}', "vocab_size is 100"), ("[1]", "expected a JSON object")])
 def test_overrides(train, shards, given, said):
     code, err = train(data=shards, overrides=given)
     assert code == 2 and said in err
@@ -134,13 +135,17 @@ def test_override(train, tmp_path, shards):
     assert code == 2 and "did you mean 'training'" in err
 
 
-def printed(tmp_path): return "".join(o.get("text", "") for c in read_notebook(tmp_path/"out.ipynb").cells if c.cell_type == "code" for o in c.outputs if o.get("name") == "stdout")
+def outputs(tmp_path): return [o for c in read_notebook(tmp_path/"out.ipynb").cells if c.cell_type == "code" for o in c.outputs]
+def printed(tmp_path): return "".join(o.get("text", "") for o in outputs(tmp_path) if o.get("name") == "stdout")
+def shown(tmp_path): return "".join(o.get("data", {}).get("text/plain", "") for o in outputs(tmp_path))
 
 
 def test_a_finished_run_says_so(train, tmp_path, shards):
     run = dict(data=shards, run_dir=tmp_path/"run")
     assert train(**run)[0] == 0
     assert "finished at step" not in printed(tmp_path) and f"brainlab generate {tmp_path/'run'}" in printed(tmp_path)
+    row = read_metrics(tmp_path/"run")[0]
+    assert row["lm"] < row["loss"] and f"'first loss': {row['lm']}" in shown(tmp_path)  # without what the exit heads add
     assert train(**run)[0] == 0
     assert "is already finished at step 6" in printed(tmp_path)
 
@@ -152,16 +157,8 @@ def test_other_text_tells_the_way_out(train, tmp_path, shards):
     assert train(data=shards, run_dir=tmp_path/"run")[0] == 0
     code, err = train(data=tmp_path/"b", run_dir=tmp_path/"run")
     assert code == 1 and "-p override '[\"data\"]'" in err
-    assert max(map(len, err.replace("'", " ").split())) < 64 or not any(len(o.strip(",;.")) == 64 for o in err.split())
+    assert not [o for o in err.split() if len(o.strip(",;.")) == 64], "a whole SHA-256"
     assert train(data=tmp_path/"b", run_dir=tmp_path/"run", override='["data"]')[0] == 0
-
-
-def test_summary_shows_the_next_token_loss(train, tmp_path, shards):
-    assert train(data=shards, run_dir=tmp_path/"run")[0] == 0
-    row = read_metrics(tmp_path/"run")[0]
-    assert row["lm"] < row["loss"]
-    shown = [o["data"]["text/plain"] for c in read_notebook(tmp_path/"out.ipynb").cells if c.cell_type == "code" for o in c.outputs if "first loss" in o.get("data", {}).get("text/plain", "")]
-    assert f"'first loss': {row['lm']}" in shown[0]
 
 
 # Night after night
@@ -179,8 +176,6 @@ def test_nights(train, tmp_path, capsys):
     with open(nights/"history.jsonl", "a") as f: f.write('{"night": "2001-01-0\n[]\n')
     code, err = train(**run, keep="-1")
     assert code == 2 and "'keep' is -1" in err and checkpoints(night)
-    assert train(**run | {"steps": "3"}, keep="1")[0] != 0  # the same night with another plan is refused, as any run
-    import shutil
     shutil.move(night, nights/"2001-01-03")
     assert train(**run, keep="2")[0] == 0
     last = json.loads((nights/"history.jsonl").read_text().splitlines()[-1])

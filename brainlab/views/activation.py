@@ -11,7 +11,7 @@ __all__ = ['activation_figure', 'firing_rate', 'firing_figure', 'ActivationView'
 import numpy as np, plotly.graph_objects as go, ipywidgets as W
 
 # %% ../../nbs/views/activation.ipynb #c4d9a273
-from .theme import array, cells, empty, figure, hue, safe, say, sequential, tone
+from .theme import array, empty, figure, hue, safe, say, sequential, tone
 from .recorded import RecordedView, labels_of, layer_name
 from ..core.errors import BrainlabError
 
@@ -52,8 +52,7 @@ def _axes(names, c):
     "Token labels below, column numbers at the side"
     every = max(1, -(-len(names)//72))
     shown = names[::every]
-    upright = max(map(cells, shown))*len(shown) <= 140 # cells that fit side by side
-    ticks = dict(tickmode="array", tickvals=list(range(0, len(names), every)), ticktext=shown, tickfont_size=11, tickangle=0 if upright else -60)
+    ticks = dict(tickmode="array", tickvals=list(range(0, len(names), every)), ticktext=shown, tickfont_size=11, autotickangles=[0, -60, -90]) # upright only where there is room
     return dict(xaxis=dict(title_text=say("token"), showgrid=False, showline=True, mirror=True, range=[-.5, len(names)-.5]) | ticks,
         yaxis=dict(title_text=say("column"), range=[c-.5, -.5], showgrid=False, showline=True, mirror=True, zeroline=False), uirevision="activation")
 

@@ -112,7 +112,7 @@ def depth_histogram(
     paint = dict(color=[shade("depth", (i+1)/top) for i in range(len(counts))], line_width=0)
     bars = go.Bar(x=np.arange(1, len(counts)+1), y=counts, marker=paint, hovertemplate=f"{say('layers used')} %{{x}}: %{{y}}<extra></extra>")
     rule = dict(type="line", yref="paper", y0=0, y1=1, x0=mean, x1=mean, line=dict(color=tone("ink"), width=1, dash="dash"))
-    note = dict(x=mean, yref="paper", y=1, yanchor="bottom", text=f"{say('mean depth')} {mean:.2f}/{top} ({mean/top:.0%})", showarrow=False, font_size=12)
+    note = dict(x=mean, xanchor="left" if mean < top/2 else "right", yref="paper", y=1, yanchor="bottom", text=f"{say('mean depth')} {mean:.2f}/{top} ({mean/top:.0%})", showarrow=False, font_size=12)
     return figure(bars, title=say("how deep tokens go"), height=250, shapes=[rule], annotations=[note], bargap=.3, uirevision="histogram", margin_t=64,
         xaxis=dict(title_text=say("layers used"), dtick=max(1, top//12), range=[.4, top+.6], showgrid=False),
         yaxis=dict(title_text=say("tokens"), rangemode="tozero", nticks=5))

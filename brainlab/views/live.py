@@ -18,6 +18,7 @@ import brainlab.views.theme # first: it makes plotly load quickly  # noqa: F401
 from ..core.errors import BrainlabError
 import numpy as np, plotly.graph_objects as go
 import ipywidgets as W
+from anywidget import AnyWidget
 
 # %% ../../nbs/views/live.ipynb #6a9c6e65
 def _later(seconds, fn):
@@ -211,10 +212,19 @@ def redraw(
 
 # %% ../../nbs/views/live.ipynb #70fb5a8c
 def _panel(fig):
-    "A figure as widget that takes the width of the page, and follows it"
+    "A figure as widget that measures its room when the window changes"
     widget = go.FigureWidget(fig)
     widget._config = widget._config | {"responsive": True}
     return widget
+
+class _Fit(AnyWidget):
+    "Tells the figures when their room changes as if the window had; at first they have none to measure"
+    _esm = """export default { render({ el }) {
+        Object.assign(el.style, { width: "100%", height: "0" });
+        const watch = new ResizeObserver(() => requestAnimationFrame(() => window.dispatchEvent(new Event("resize"))));
+        watch.observe(el);
+        return () => watch.disconnect();
+    } }"""
 
 class View(W.VBox):
     "Controls, a line for messages and figures; close it when done"
@@ -228,7 +238,7 @@ class View(W.VBox):
         self.clocks = []
         row = W.HBox(list(controls), layout=W.Layout(flex_flow="row wrap", align_items="center"))
         style = W.HTML("<style>.brainlab-stale { opacity: .35 }</style>", layout=W.Layout(display="none"))
-        super().__init__([row, self.note, style, self.stage], layout=W.Layout(width="100%"))
+        super().__init__([row, self.note, style, _Fit(layout=W.Layout(width="100%", margin="0")), self.stage], layout=W.Layout(width="100%"))
 
     def figures(self) -> list:
         "The panels as plain figures, for output without widgets"
