@@ -26,6 +26,7 @@ def add(subparsers):
     p.add_argument("--top-p", type=float, metavar="P", help="draw from the most likely tokens that together have probability P")
     p.add_argument("--seed", type=int, help="same seed and same prompt, same text; default: the seed of settings.ini")
     p.add_argument("--exit-threshold", type=float, metavar="C", help="leave the network early where it is at least so confident; default: the model's own threshold")
+    p.add_argument("--int8", action="store_true", help="with int8 weights: a quarter of the memory, faster on a CPU, nearly the same words")
 
 def run(args):
     "Run `brainlab generate`"
@@ -33,6 +34,7 @@ def run(args):
     from brainlab.decoding.generate import seed_for, stream_text
     s = settings()
     model = _load(args.checkpoint).to(s.torch_device())
+    if args.int8 and model.config.weights != "int8": model = model.quantized()
     more = {} if args.exit_threshold is None else dict(exit_threshold=args.exit_threshold)
     pieces = stream_text(model, args.text, args.max_new_tokens, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
                          seed=seed_for(args.text, s.seed if args.seed is None else args.seed), min_new_tokens=args.min_new_tokens, **more)
