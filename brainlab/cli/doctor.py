@@ -6,8 +6,8 @@ Docs: https://brainlab.github.io/brainlab/cli/doctor.html.md"""
 
 # %% auto #0
 __all__ = ['LOOKS', 'Finding', 'installed', 'look_python', 'look_cpu', 'memory_bytes', 'look_memory', 'look_disk', 'look_torch',
-           'look_cuda', 'look_triton', 'look_columns', 'attention_operators', 'look_attention', 'compiler',
-           'look_compiler', 'look_faiss', 'has_memory', 'look_embedder', 'look_tracker', 'look_records',
+           'look_cuda', 'look_triton', 'look_columns', 'look_native', 'attention_operators', 'look_attention',
+           'compiler', 'look_compiler', 'look_faiss', 'has_memory', 'look_embedder', 'look_tracker', 'look_records',
            'look_language', 'look_browser', 'look_quarto', 'korean_first', 'look_fonts', 'look_settings', 'examine',
            'table', 'add', 'run']
 
@@ -90,10 +90,21 @@ def look_triton():
 
 def look_columns():
     "The form in which column layers are computed"
+    import torch
     from brainlab.core.settings import settings
-    from brainlab.kernels.column_mlp import direct_pairs
-    if settings().torch_device() != "cpu": return Finding("column kernel", "PyTorch form on the GPU", "sorted by column, one dense product per column")
-    return Finding("column kernel", "PyTorch form on the CPU", f"token by token while generating up to {direct_pairs} (token, column) pairs; else sorted by column, one dense product per column")
+    from brainlab.kernels.column_mlp import forms
+    from brainlab.kernels.tables import launch_table
+    device = settings().torch_device()
+    found, limits = forms(torch.empty(0, device=device)), launch_table(device).get("column_mlp", {})
+    steps = [f"{form} up to {n}" for n, form in sorted((n, form) for form, n in limits.items()) if n and form in found]
+    return Finding("column kernel", f"{'Triton' if 'shared' in found else 'PyTorch'} forms on {device}", f"without gradient {', '.join(steps)} (token, column) pairs; else grouped by column")
+
+def look_native():
+    "C kernels with which a model writes on a CPU"
+    import torch
+    from brainlab.kernels import block_native, native
+    ready = block_native.native(torch.float32)
+    return Finding("native kernels", native.compiler() or "no C compiler", "a block per call while writing on a CPU" if ready else f"the PyTorch form of each: {native.why_not() or 'off'}", ready or None)
 
 def attention_operators(
     device: str = "cpu", # "cpu", "cuda"
@@ -206,7 +217,7 @@ def look_settings():
     return Finding("settings", str(f) if f.exists() else "built-in defaults", f"device {s.device}, seed {s.seed}, runs in {s.checkpoints_dir}")
 
 # %% ../../nbs/cli/doctor.ipynb #e3b94b7f
-LOOKS = (look_python, look_cpu, look_memory, look_disk, look_torch, look_cuda, look_triton, look_columns, look_attention, look_compiler,
+LOOKS = (look_python, look_cpu, look_memory, look_disk, look_torch, look_cuda, look_triton, look_columns, look_native, look_attention, look_compiler,
          look_faiss, look_embedder, look_tracker, look_records, look_language, look_browser, look_quarto, look_fonts, look_settings)
 
 def examine() -> list: # of Finding
