@@ -9,7 +9,7 @@ __all__ = ['TrainConfig', 'lr_at', 'adamw', 'make_moments', 'bf16_ratio', 'fast_
            'check_vocabulary', 'checkpoint_names']
 
 # %% ../../nbs/training/trainer.ipynb #8980472f
-import functools, math, shutil, time
+import functools, math, shutil, sys, time
 from numbers import Integral, Real
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
@@ -36,7 +36,7 @@ def _checked(name, v, kind):
     abstract, what = _KINDS[kind]
     number = kind in (int, float)
     fits, span = _RANGES.get(name, _up) if number else (lambda v: True, "")
-    if isinstance(v, abstract) and isinstance(v, bool) == (kind is bool) and not (number and not math.isfinite(v)) and fits(v): return kind(v)
+    if isinstance(v, abstract) and isinstance(v, bool) == (kind is bool) and (not number or abs(v) <= sys.float_info.max) and fits(v): return kind(v)
     raise UsageError(f"TrainConfig field '{name}' is {v!r}, expected {what}{span}.")
 
 @dataclass

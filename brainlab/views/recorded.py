@@ -90,6 +90,7 @@ class RecordedView(View):
         "Read the text again, or look for new recordings"
         with self.telling():
             if not self._model(): return self._look()
+            self.rec = None # if this text cannot be read, no control brings the last one back
             self.rec = listen(self.source, self.typed.value, *self.patterns, **self.options())
             self.redraw()
 
