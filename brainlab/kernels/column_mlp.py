@@ -158,7 +158,7 @@ def check_form(
 
 def _cases(device, dtype):
     "Awkward arguments, by name"
-    sizes = [dict(t=1), dict(t=1, k=1, c=1), dict(t=2, k=3, c=3, s=1, d=1), dict(t=3, k=5, c=16, s=3, d=33), dict(t=63, k=2, c=7, s=63, d=17), dict(t=8, k=2, c=4, s=64, d=40), dict(t=0)]
+    sizes = [dict(t=1), dict(t=1, k=1, c=1), dict(t=2, k=3, c=3, s=1, d=1), dict(t=3, k=5, c=8, s=3, d=33), dict(t=63, k=2, c=4, s=63, d=17), dict(t=8, k=2, c=4, s=64, d=40), dict(t=0)]
     found = {" ".join(f"{k}={v}" for k, v in (o | more).items()): example(dtype=dtype, **o, **more) for o in sizes for more in ({}, dict(gated=True, left_out=True))}
     x, index, *rest = example(t=21, k=1, gated=True, dtype=dtype)
     found |= {"all tokens in one column": (x, index * 0 + 2, *rest), "nothing chosen": (x, index * 0 - 1, *rest)}
