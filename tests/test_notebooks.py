@@ -2,6 +2,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -19,11 +20,25 @@ def pages() -> list:
 def test_there_are_notebooks(): assert {"index.ipynb", "cli/main.ipynb", "core/errors.ipynb"} <= set(pages())
 
 
-@pytest.mark.parametrize("name", pages())
-def test_notebook(name):
+def run(name):
     code = f"from nbdev.test import test_nb; import sys; ok, s = test_nb({str(NBS/name)!r}, do_print=False); sys.exit(not ok)"
     r = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=HANG, stdin=subprocess.DEVNULL)
     assert r.returncode == 0, r.stderr[-4000:]
+
+
+def room(names):
+    class TestRoom:
+        @pytest.mark.parametrize("name", names)
+        def test_notebook(self, name): run(name)
+    return TestRoom
+
+
+def rooms() -> dict:
+    "Pages by folder; a class each, because a worker takes a class at a time"
+    return {r: [n for n in pages() if Path(n).parent.name == r] for r in sorted({Path(n).parent.name for n in pages()})}
+
+
+globals().update({f"Test{r.title() or 'Top'}": room(names) for r, names in rooms().items()})
 
 
 @pytest.mark.parametrize("name", [n for n in pages() if n != "index.ipynb" and not n.startswith("tutorials/")])
