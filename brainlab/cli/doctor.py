@@ -90,10 +90,14 @@ def look_triton():
 
 def look_columns():
     "The form in which column layers are computed"
+    import torch
     from brainlab.core.settings import settings
-    from brainlab.kernels.column_mlp import direct_pairs
-    if settings().torch_device() != "cpu": return Finding("column kernel", "PyTorch form on the GPU", "sorted by column, one dense product per column")
-    return Finding("column kernel", "PyTorch form on the CPU", f"token by token while generating up to {direct_pairs} (token, column) pairs; else sorted by column, one dense product per column")
+    from brainlab.kernels.column_mlp import forms
+    from brainlab.kernels.tables import launch_table
+    device = settings().torch_device()
+    found, limits = forms(torch.empty(0, device=device)), launch_table(device).get("column_mlp", {})
+    steps = [f"{form} up to {n}" for n, form in sorted((n, form) for form, n in limits.items()) if n and form in found]
+    return Finding("column kernel", f"{'Triton' if 'shared' in found else 'PyTorch'} forms on {device}", f"while generating {', '.join(steps)} (token, column) pairs; else grouped by column")
 
 def attention_operators(
     device: str = "cpu", # "cpu", "cuda"
