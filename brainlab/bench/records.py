@@ -8,7 +8,7 @@ Docs: https://brainlab.github.io/brainlab/bench/records.html.md"""
 __all__ = ['commit', 'record', 'validate', 'write_records', 'record_file', 'keep_records', 'read_records', 'sentence']
 
 # %% ../../nbs/bench/records.ipynb #f3e38549
-import datetime, functools, json, math, subprocess
+import datetime, functools, json, math, os, subprocess
 from pathlib import Path
 
 # %% ../../nbs/bench/records.ipynb #d409ec20
@@ -21,14 +21,14 @@ from ..core.timing import Timing
 # %% ../../nbs/bench/records.ipynb #105b5c3e
 @functools.lru_cache
 def commit() -> str:
-    "Short commit of the checkout, with `+` for uncommitted changes, or \"none\""
+    "Short commit of the checkout, with `+` for uncommitted changes; without git what GIT_COMMIT says, or \"none\""
     import brainlab
     def git(*args):
         r = subprocess.run(["git", *args], cwd=Path(brainlab.__file__).parent, capture_output=True, text=True)
         return r.stdout.strip() if r.returncode == 0 else None
     try: head, dirty = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    except FileNotFoundError: return "none"  # no git on this machine
-    return head + ("+" if dirty else "") if head else "none"
+    except FileNotFoundError: head = None  # no git on this machine
+    return head + ("+" if dirty else "") if head else os.environ.get("GIT_COMMIT", "none")
 
 # %% ../../nbs/bench/records.ipynb #4a3315d8
 def record(

@@ -18,6 +18,7 @@ def add(subparsers):
 
 def run(args):
     "Run `brainlab bench`"
+    import sys
     from brainlab.bench import main as bench
     from brainlab.bench.records import keep_records, record_file, sentence, write_records
     from brainlab.core.errors import UsageError
@@ -25,6 +26,7 @@ def run(args):
     if not args.name: raise UsageError("No suite or goal was named; 'brainlab bench --list' shows them.")
     records = bench.run(args.name)
     for r in records: print(sentence(r))
+    if left_out := bench.unmeasured(args.name): print(bench.sentence_for(left_out), file=sys.stderr)
     if args.json: write_records(args.json, records)
     if not args.save: return
     keep_records(path := record_file(bench.suite_of(args.name)), records)
