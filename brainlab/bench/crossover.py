@@ -15,7 +15,6 @@ import torch
 from .records import record
 from .rivals import compare, per_call
 from .workload import choices, over_layers, random_layer
-from ..core.timing import Timing
 from ..kernels.column_mlp import forms
 from ..kernels.column_native import ColumnLayer, native
 from ..kernels.tables import keep_launch_table
