@@ -84,7 +84,7 @@ class CausalAttention(nn.Module):
         qk, v = self.heads(self.qkv(x)).split([2 * self.h, self.h], 1)
         return *rotate(_unit(qk), table).chunk(2, 1), v
 
-    def _note(self, tokens, keys, asked=True):
+    def note(self, tokens, keys, asked=True):
         "Remember the work of a call: projections of `tokens` tokens, each compared with `keys` keys unless nobody `asked`"
         full, size = tokens * (4 * self.d**2 + 2 * keys * self.d), self.qkv.weight.element_size() * self.d**2
         self.last_work = Work(full if asked else tokens * 2 * self.d**2, full, (4 if asked else 2) * size, 4 * size)
@@ -106,7 +106,7 @@ class CausalAttention(nn.Module):
         return self.out(y)
 
     def forward(self, x): # [b t d] -> [b t d]
-        self._note(x.shape[0] * x.shape[1], x.shape[1])
+        self.note(x.shape[0] * x.shape[1], x.shape[1])
         return self.mix(self.attend(*self.queries_keys_values(x, self.rope[:x.shape[1]])), x)
 
 def _unit(x):
@@ -124,13 +124,20 @@ def init_state(self: CausalAttention, b: int) -> KVCache:
 @patch
 def _places(self: CausalAttention, x, state):
     "Positions [b t] of new tokens and their angles; raises `UsageError` where the cache is full"
+    self.check_rows(x, state)
     pos = state.position[:, None] + torch.arange(x.shape[1], device=x.device)
-    if not x.is_cuda and pos.numel(): self._last(pos) # on a GPU the caller counts, to stay free of synchronisation
+    if not x.is_cuda and pos.numel(): self.last_position(pos) # on a GPU the caller counts, to stay free of synchronisation
     return pos, self.rope[pos][:, None]
 
 @patch
-def _last(self: CausalAttention, pos):
-    "The furthest position, if the cache reaches it"
+def check_rows(self: CausalAttention, x: torch.Tensor, state: KVCache):
+    "Refuse a state that was made for another batch or another model; raises `UsageError`"
+    want, found = (len(x), self.h, self.context_length, self.d // self.h), tuple(state.k.shape)
+    if found != want: raise UsageError(f"The state holds caches [b h T w] = {list(found)}, {len(x)} rows of this layer need {list(want)}; make it with init_state({len(x)}).")
+
+@patch
+def last_position(self: CausalAttention, pos: torch.Tensor) -> int:
+    "The furthest of the positions; raises `UsageError` where the cache does not reach it"
     if (last := int(pos.max())) < self.context_length: return last
     raise UsageError(f"The cache of {self.context_length} tokens is full; reset the row or build the model with a larger context_length.")
 
@@ -151,7 +158,7 @@ def _rows_from(linear, lo, x):
 def fill(self: CausalAttention, x: torch.Tensor, state: KVCache):
     "Write keys and values of `x` [b t d] and advance, without attending"
     pos, table = self._places(x, state)
-    self._note(pos.numel(), 1 + int(pos.max()) if pos.numel() and not x.is_cuda else self.context_length, asked=False)
+    self.note(pos.numel(), 1 + int(pos.max()) if pos.numel() and not x.is_cuda else self.context_length, asked=False)
     k, v = self.heads(_rows_from(self.qkv, self.d, x)).chunk(2, 1)
     self.store(state, pos, rotate(_unit(k), table), v)
 
@@ -167,13 +174,14 @@ def extend(
     q, k, v = self.queries_keys_values(x, table)
     self.store(state, pos, k, v)
     T = self.context_length if x.is_cuda or not pos.numel() else int(pos.max()) + 1
-    self._note(pos.numel(), T)
+    self.note(pos.numel(), T)
     return self.mix(self.attend_cache(q, state, pos, T), x)
 
 @patch
 def _extend_one(self: CausalAttention, x, state):
     "As `extend` for one token per row, in one native call between the two matrices"
-    self._note(len(x), self._last(state.position) + 1)
+    self.check_rows(x, state)
+    self.note(len(x), self.last_position(state.position) + 1)
     y = attend_step(self.qkv(x[:, 0]), self.rope, state.k, state.v, state.position)
     state.position += 1
     return self.mix(self.heads(y[:, None]), x)

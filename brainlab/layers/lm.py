@@ -26,7 +26,7 @@ from ..core.state import StackState
 from ..kernels.block_native import BlockWeights, NativeBlock, native
 from ..kernels.native import enabled
 from .attention import CausalAttention
-from .columns import ColumnMLP, DenseMLP
+from .columns import ColumnMLP, DenseMLP, few_tokens
 from .quantized import Int8ColumnMLP, Int8DenseMLP, Int8Linear, quantize_
 
 # %% ../../nbs/layers/lm.ipynb #dbff77a3
@@ -88,14 +88,16 @@ def native_step(
     state,            # of its attention; advanced in place
 ) -> torch.Tensor | None: # [b 1 d]; None: the block has to run as it stands
     "One token per row through a block in one call, where that is possible and nobody looks inside"
-    if x.shape[1] != 1 or not len(x) or block.training or torch.is_grad_enabled() or x.dtype != torch.float32: return None
+    if x.shape[1] != 1 or not 0 < len(x) <= few_tokens or block.training or torch.is_grad_enabled() or x.dtype != torch.float32: return None
     if not enabled() or _len_torch_dispatch_stack(): return None
     bound = _bind(block)
     if bound.call is None or any(p.on for p in bound.probes): return None
-    last = block.attn._last(state.position)
+    block.attn.check_rows(x, state)
+    if state.k.dtype != torch.float32 or not (state.k.is_contiguous() and state.v.is_contiguous()): return None
+    last = block.attn.last_position(state.position)
     y, index, _, _ = bound.call(x[:, 0].contiguous(), state.k, state.v, state.position)
     state.position += 1
-    block.attn._note(len(x), last + 1)
+    block.attn.note(len(x), last + 1)
     if bound.call.feed: block.feed.last_index = index
     return y[:, None]
 

@@ -112,9 +112,9 @@ class SparseAttention(CausalAttention):
         self.weights = Probe() # [b t h context_length], zero where a key was not read
         self.last_read = 0     # numbers read from keys and values by the last call
 
-    def _note(self, tokens, keys, asked=True):
+    def note(self, tokens, keys, asked=True):
         "The projections; what is chosen and read adds its own work"
-        super()._note(tokens, keys, asked)
+        super().note(tokens, keys, asked)
         self.last_work.macs, self.last_read = tokens * (4 if asked else 2) * self.d**2, 0
 
     def keys_for(self, seen):
