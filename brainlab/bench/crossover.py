@@ -11,11 +11,10 @@ __all__ = ['SIZES', 'hopeless', 'sweeps', 'calls', 'measure', 'limits', 'crossov
 from functools import partial
 import torch
 
-# %% ../../nbs/bench/crossover.ipynb #4e4f7bf5
+# %% ../../nbs/bench/crossover.ipynb #c19085ff
 from .records import record
 from .rivals import compare, per_call
 from .workload import choices, over_layers, random_layer
-from ..core.timing import Timing
 from ..kernels.column_mlp import forms
 from ..kernels.column_native import ColumnLayer, native
 from ..kernels.tables import keep_launch_table
