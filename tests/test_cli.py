@@ -98,6 +98,21 @@ def test_bench_saves_under_kernels_dir(capsys, tmp_path, monkeypatch):
     assert read_records(file) == [rec] and str(file) in capsys.readouterr().out
 
 
+def test_bench_says_what_it_left_out(capsys, tmp_path, monkeypatch):
+    import torch
+    from brainlab.bench import main as bench
+    from brainlab.bench.records import read_records, record
+    from brainlab.core.timing import Timing
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(bench, "run", lambda name: [record(None, "a test", Timing(2., 1., 3., 5), ("rival", 4.))])
+    assert main(["bench", "train", "--json", str(tmp_path/"r.json")]) == 0
+    said = capsys.readouterr()
+    assert "= 2.00x" in said.out and said.err.startswith("Not measured: G5;") and len(read_records(tmp_path/"r.json")) == 1
+    assert main(["bench", "--list"]) == 0
+    rows = {o.split()[1]: o for o in capsys.readouterr().out.splitlines()}
+    assert {"C1", "C2", "G1", "G2", "G3", "G5", "G8"} <= set(rows) and rows["G5"].endswith("(CUDA)") and not rows["C1"].endswith("(CUDA)")
+
+
 def test_prepare_counts_what_it_left_out(capsys, tmp_path):
     (tmp_path/"a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\nbroken\n{"no": 1}\n')
     assert main(["data", "prepare", str(tmp_path/"a.jsonl"), str(tmp_path/"out"), "--tokenizer", "bytes"]) == 0

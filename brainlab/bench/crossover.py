@@ -11,7 +11,7 @@ __all__ = ['SIZES', 'hopeless', 'sweeps', 'calls', 'measure', 'limits', 'crossov
 from functools import partial
 import torch
 
-# %% ../../nbs/bench/crossover.ipynb #4e4f7bf5
+# %% ../../nbs/bench/crossover.ipynb #c19085ff
 from .records import record
 from .rivals import compare, per_call
 from .workload import choices, over_layers, random_layer
@@ -19,7 +19,7 @@ from ..kernels.column_mlp import forms
 from ..kernels.column_native import ColumnLayer, native
 from ..kernels.tables import keep_launch_table
 
-# %% ../../nbs/bench/crossover.ipynb #a76adc1f
+# %% ../../nbs/bench/crossover.ipynb #f82b500f
 SIZES = { # where the choice is measured: layers of the models that run there
     "cpu": dict(d=1024, c=64, s=64, k=3, layers=4, tokens=(1, 2, 4, 8, 16, 64, 256, 1024, 4096)),
     "cuda": dict(d=2048, c=128, s=64, k=6, layers=4, tokens=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)),
@@ -63,7 +63,7 @@ def measure(
         fs = {n: f for n, f in calls(t, ws, dtype).items() if n not in lost}
         with torch.no_grad(): ts = compare(fs, rounds, cuda=device.startswith("cuda"))
         found[t * k] = {n: per_call(o, layers * sweeps(t)) for n, o in ts.items()}
-        lost |= set(_overtaken(found[t * k], hopeless)) | {n for n in ("whole layer",) if t >= 64}
+        lost |= set(_overtaken(found[t * k], hopeless)) | {n for n in ("whole layer",) if t >= 1024}
     return found
 
 def _overtaken(ts, factor=1.):

@@ -20,7 +20,7 @@ def run(args):
     "Run `brainlab bench`"
     import sys
     from brainlab.bench import main as bench
-    from brainlab.bench.records import keep_records, record_file, sentence, write_records
+    from brainlab.bench.records import keep_suite, sentence, write_records
     from brainlab.core.errors import UsageError
     if args.list: return print(bench.listing())
     if not args.name: raise UsageError("No suite or goal was named; 'brainlab bench --list' shows them.")
@@ -29,5 +29,4 @@ def run(args):
     if left_out := bench.unmeasured(args.name): print(bench.sentence_for(left_out), file=sys.stderr)
     if args.json: write_records(args.json, records)
     if not args.save: return
-    keep_records(path := record_file(bench.suite_of(args.name)), records)
-    print(f"kept in {path}")
+    for path in keep_suite(bench.suite_of(args.name), records): print(f"kept in {path}")
