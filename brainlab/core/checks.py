@@ -219,7 +219,11 @@ def check_quantized(
 ) -> float:               # relative increase
     "The int8 twin's loss may be at most `tol` above the model's"
     f = copy.deepcopy(model).eval()
-    with torch.no_grad(): full, small = (m.loss(tokens[:, :-1], tokens[:, 1:]).parts["lm"].item() for m in (f, f.quantized()))
+    twin = f.quantized()
+    with torch.no_grad():
+        full, small = (m.loss(tokens[:, :-1], tokens[:, 1:]).parts["lm"].item() for m in (f, twin))
+        gap = ((twin(tokens).logits - (true := f(tokens).logits)).norm() / true.norm()).item()
+    if not gap <= .5: raise CheckFailed(f"With int8 weights the logits change by {gap:.0%} of their size; so much is not rounding, nor a column that was chosen by a hair.")
     if not small <= full * (1 + tol): raise CheckFailed(f"With int8 weights the loss goes from {full:.4f} to {small:.4f} nats, more than {tol:.1%}.")
     return small / full - 1
 

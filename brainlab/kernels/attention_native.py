@@ -82,12 +82,14 @@ def _attend():
 
 # %% ../../nbs/kernels/attention_native.ipynb #9ac9d499
 def can_attend(
-    qkv: torch.Tensor, # [b 3*h*w]
-    k: torch.Tensor,   # cache [b h T w]
+    x: torch.Tensor, # input of the layer
+    state,           # cache with k, v [b h T w] and position [b]
 ) -> bool:
-    "Is the compiled form usable here? fp32 on a CPU, no gradient wanted, a compiler"
-    return (qkv.dtype == k.dtype == torch.float32 and qkv.device.type == "cpu" and not (torch.is_grad_enabled() and qkv.requires_grad)
-            and k.is_contiguous() and enabled() and _attend() is not None)
+    "Is the compiled form usable here? fp32 on a CPU, a cache in one piece, no gradient wanted, a compiler"
+    k, v, at = state.k, state.v, state.position
+    return (x.dtype == k.dtype == v.dtype == torch.float32 and at.dtype == torch.int64 and k.shape == v.shape and len(at) == len(k) == len(x)
+            and all(o.device.type == "cpu" and o.is_contiguous() for o in (k, v, at)) and not (torch.is_grad_enabled() and x.requires_grad)
+            and enabled() and _attend() is not None)
 
 def attend_step(
     qkv: torch.Tensor,      # queries, keys, values of one token per row [b 3*h*w]

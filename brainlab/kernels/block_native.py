@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 # %% ../../nbs/kernels/block_native.ipynb #c1514fb0
+from ..core.errors import UsageError
 from . import attention_native, column_native
 from .column_native import ColumnLayer, ColumnWeights
 from .native import enabled, library, pointer
@@ -61,7 +62,7 @@ static void relu2(float *h, i64 n) { for (i64 i = 0; i < n; i++) { const float a
 _typed_source = """
 void block_T(const Block *B, i64 b, const float *x, float *y, float *k, float *v, const i64 *position, i64 *index, float *gate, float *scores, float *scratch, int threads) {
     const i64 d = B->d, n = B->n;
-    float *normed = scratch, *qkv = normed + b * d, *mixed = qkv + 3 * b * d, *hidden = mixed + b * d, *room = hidden + b * n;
+    float *normed = scratch, *qkv = normed + b * d, *mixed = qkv + 3 * b * d, *hidden = mixed + b * d, *room = scratch + (b * (5 * d + n) + 15) / 16 * 16;
     rms_norm(x, B->norm1, b, d, normed);
     linear_T(b, 3 * d, d, normed, B->qkv, B->qkv_scale, 0, qkv, room, threads);
     attend(b, B->h, d / B->h, B->T, qkv, B->rope, k, v, position, normed, room, threads);
@@ -107,11 +108,26 @@ class NativeBlock:
         w: BlockWeights, # on the CPU, contiguous
     ):
         self.w, self.d, self.T = w, w.qkv.shape[1], len(w.rope)
+        self._check()
         self.feed = ColumnLayer(w.columns) if w.columns is not None else None
         self.n = 0 if w.columns is not None else len(w.up)
         fields = [pointer(getattr(w, n)) for n, _ in _Block._fields_[4:-1]]
         self._struct = _Block(self.d, w.h, self.T, self.n, *fields, self.feed and ctypes.addressof(self.feed.struct))
         self._call = _functions()[w.qkv.dtype]
+
+    def _check(self):
+        "Shapes, types and memory that C will trust"
+        w, d, kind = self.w, self.d, self.w.qkv.dtype
+        n = len(w.up) if w.up is not None else 0
+        shapes = dict(norm1=(d,), norm2=(d,), rope=(self.T, d // w.h // 2, 2), qkv=(3 * d, d), out=(d, d), up=(n, d), down=(d, n) if w.down_scale is not None else (n, d),
+                      qkv_scale=(3 * d,), out_scale=(d,), up_scale=(n,), down_scale=(d,))
+        for name, shape in shapes.items():
+            t, want = getattr(w, name), kind if name in ("qkv", "out", "up", "down") else torch.float32
+            if t is not None and (tuple(t.shape) != shape or t.dtype != want or t.device.type != "cpu" or not t.is_contiguous()):
+                raise UsageError(f"'{name}' of the block is {t.dtype} {list(t.shape)} on {t.device}, expected contiguous {want} {list(shape)} on cpu.")
+        scaled = [w.qkv_scale, w.out_scale, *([w.up_scale, w.down_scale] if n else [])]
+        if (w.columns is None) == (n == 0) or w.columns is not None and w.columns.up.dtype != kind or any((o is None) == (kind == torch.int8) for o in scaled):
+            raise UsageError(f"A block needs columns or a dense layer, all matrices of one type, and scales with int8 only; its attention is {kind}.")
 
     def __call__(self,
         x: torch.Tensor, # one token per row [b d] fp32, contiguous
@@ -124,6 +140,6 @@ class NativeBlock:
         c, s, kk = (feed.c, feed.s, feed.w.k) if feed else (1, self.n, 1)
         y, index, gate, scores = torch.empty_like(x), torch.empty(b, kk, dtype=torch.long), torch.empty(b, kk), torch.empty(b, c)
         inner = 2 * (c + 1 + b * kk) + b * (max(self.d, self.n) + 1) + nt * max(b * self.d + 3 * s, self.T + self.d // self.w.h)
-        scratch = torch.empty(b * (5 * self.d + self.n) + inner)
+        scratch = torch.empty(b * (5 * self.d + self.n) + 16 + inner)
         self._call(ctypes.addressof(self._struct), b, *map(pointer, (x, y, k, v, position, index, gate, scores, scratch)), nt)
         return y, index, gate, scores

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 # %% ../../nbs/kernels/column_native.ipynb #9279000d
 from ..core.errors import UsageError
-from .column_mlp import column_mlp
+from .column_mlp import grouped
 from .native import enabled, library, pointer
 
 # %% ../../nbs/kernels/column_native.ipynb #ccf22040
@@ -77,9 +77,10 @@ def decode_torch(
 ) -> tuple:          # y [t d], index [t k], gate [t k], scores [t c]
     "The layer in PyTorch; int8 weights of the chosen columns are converted, the others are not touched"
     index, gate, scores = select(F.linear(x, w.float("router")), w)
+    if not len(x): return torch.zeros_like(x), index, gate, scores
     used, place = index.clamp_min(0).unique(return_inverse=True)
     part = lambda n: None if getattr(w, n) is None else _rows(getattr(w, n), getattr(w, f"{n}_scale"), used)
-    y = column_mlp(x, place.masked_fill(index < 0, -1), gate, part("up"), part("down"), part("value"))
+    y = grouped(x, place.masked_fill(index < 0, -1), gate, part("up"), part("down"), part("value"))
     return y, index, gate, scores
 
 def _rows(w, scale, used):
@@ -183,12 +184,15 @@ static void choose(const Layer *L, float *score, i64 *index, float *gate, float 
         }
     }
     for (i64 i = 0; i < c; i++) biased[i] = score[i] + (L->bias ? L->bias[i] : 0);
+    float *taken = positive;
+    memset(taken, 0, c * sizeof(float));
     for (i64 n = 0; n < L->k; n++) {
-        i64 best = 0;
-        for (i64 i = 1; i < c; i++) if (biased[i] > biased[best] || (biased[best] != biased[best] && biased[i] > -INFINITY)) best = i;
+        i64 best = -1;
+        for (i64 i = 0; i < c; i++)
+            if (taken[i] == 0 && (best < 0 || biased[i] > biased[best] || (isnan(biased[i]) && !isnan(biased[best])))) best = i;
         index[n] = biased[best] < L->threshold ? -1 : best;
         gate[n] = 2 / (1 + expf(-score[best]));
-        biased[best] = -INFINITY;
+        taken[best] = 1;
     }
 }
 static i64 sort_pairs(const i64 *index, i64 pairs, i64 c, i64 *start, i64 *order) {
@@ -312,7 +316,8 @@ class ColumnLayer:
     ) -> tuple:          # y [t d], index [t k], gate [t k], scores [t c]
         "Choose and compute, without gradients"
         if x.ndim != 2 or x.shape[1] != self.d: raise UsageError(f"The layer takes tokens [t {self.d}], got {list(x.shape)}.")
-        if self._call is None or not enabled() or x.dtype != torch.float32 or not x.device.type == "cpu": return self._slow(x, add)
+        plain = add is None or add.shape == x.shape and add.dtype == x.dtype and add.device == x.device
+        if self._call is None or not enabled() or not plain or x.dtype != torch.float32 or not x.device.type == "cpu": return self._slow(x, add)
         t, k, nt, x = len(x), self.w.k, torch.get_num_threads(), x.contiguous()
         y, index, gate, scores = torch.empty_like(x), torch.empty(t, k, dtype=torch.long), torch.empty(t, k), torch.empty(t, self.c)
         scratch = torch.empty(2 * (self.c + 1 + t * k) + t * (self.d + 1) + nt * (t * self.d + 3 * self.s))
@@ -336,7 +341,10 @@ def linear_rows(
     "`x @ w.T`, weights read in the type in which they are stored; without gradients"
     flat = x.reshape(-1, x.shape[-1])
     call = _functions().get(w.dtype, (None,))[0] if enabled() and w.device.type == "cpu" and x.dtype == torch.float32 else None
-    if call is None or len(flat) > few_rows or not w.is_contiguous(): return _linear_torch(x, w, scale, add)
+    fits = x.shape[-1] == w.shape[1] and w.is_contiguous() and (scale is None) == (w.dtype != torch.int8)
+    fits = fits and (scale is None or scale.dtype == torch.float32 and scale.shape == w.shape[:1])
+    fits = fits and (add is None or add.dtype == torch.float32 and add.shape == (*x.shape[:-1], len(w)))
+    if call is None or len(flat) > few_rows or not fits: return _linear_torch(x, w, scale, add)
     flat, y, scratch = flat.contiguous(), torch.empty(*x.shape[:-1], len(w)), torch.empty(len(flat) * (1 + flat.shape[1]))
     if add is not None: add = add.contiguous()
     call(len(flat), *w.shape, pointer(flat), pointer(w), pointer(scale), pointer(add), pointer(y), pointer(scratch), torch.get_num_threads())

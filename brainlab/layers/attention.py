@@ -169,7 +169,7 @@ def extend(
     state: KVCache,  # changed in place
 ) -> torch.Tensor:   # [b t d]
     "Read new tokens into the cache and attend from each of them"
-    if x.shape[1] == 1 and len(x) and self.fused_step and not torch.is_grad_enabled() and can_attend(x, state.k): return self._extend_one(x, state)
+    if x.shape[1] == 1 and len(x) and self.fused_step and not torch.is_grad_enabled() and can_attend(x, state): return self._extend_one(x, state)
     pos, table = self._places(x, state)
     q, k, v = self.queries_keys_values(x, table)
     self.store(state, pos, k, v)

@@ -177,7 +177,8 @@ def compute(
     x: torch.Tensor, # [t d]
 ) -> tuple:          # y [t d], index [t k], gate [t k], scores [t c]
     "Choose and compute; a few tokens without gradient in one native call"
-    if len(x) <= few_tokens and not torch.is_grad_enabled() and enabled() and (layer := ready(self)) is not None: return layer(x)
+    plain = type(self).choose is ColumnMLP.choose and x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+    if plain and len(x) <= few_tokens and not torch.is_grad_enabled() and enabled() and (layer := ready(self)) is not None: return layer(x)
     index, gate, scores = self.choose(x)
     w = self.weights()
     return column_mlp(x, index, gate.to(x.dtype), w.up, w.down, w.value), index, gate, scores

@@ -23,6 +23,7 @@ from ..core.errors import UsageError, unknown
 from ..core.model import BrainModel, ModelConfig, ModelOutput
 from ..core.probe import Probe
 from ..core.state import StackState
+from ..kernels.attention_native import can_attend
 from ..kernels.block_native import BlockWeights, NativeBlock, native
 from ..kernels.native import enabled
 from .attention import CausalAttention
@@ -46,23 +47,31 @@ class CausalLMConfig(ModelConfig):
 @dataclass
 class _Bound:
     "A block as the native form sees it"
-    slots: list # (dictionary, name) of every tensor of the block, and where it was
-    at: list    # addresses when the block was bound
     call: NativeBlock | None # None: the block is not made of what the native form knows
-    probes: list
+    modules: list # of the block
+    edges: list   # (dictionary, name, module) of every submodule
+    slots: list   # (dictionary, name, tensor's address and type)
+    plain: tuple  # k and threshold of the columns
 
-    def stands(self) -> bool:
-        "Is every tensor where it was?"
-        return [d[n].data_ptr() for d, n in self.slots] == self.at
+    def stands(self, block) -> bool:
+        "Is the block still made of the same parts, every tensor where it was, with nobody hooked in?"
+        return (all(d.get(n) is m for d, n, m in self.edges) and all(_place(d.get(n)) == at for d, n, at in self.slots)
+                and _plain(block) == self.plain and not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules))
+
+def _place(t): return None if t is None else (t.data_ptr(), t.dtype)
+
+def _plain(block): return getattr(block.feed, "k", 0), getattr(block.feed, "threshold", 0.)
 
 _bound = WeakKeyDictionary() # block -> _Bound
 
 def _parts(block):
     "norm1, attention, norm2 and feed-forward layer, if the block is made of what the native form knows"
-    parts = [getattr(block, n, None) for n in ("norm1", "attn", "norm2", "feed")]
-    plain = type(parts[1]) is CausalAttention and parts[1].soma is None and type(parts[3]) in (ColumnMLP, DenseMLP, Int8ColumnMLP, Int8DenseMLP)
-    plain = plain and type(parts[1].qkv) in (nn.Linear, Int8Linear) and type(parts[1].out) in (nn.Linear, Int8Linear)
-    return parts if plain and all(type(n) is nn.RMSNorm for n in parts[::2]) else None
+    norm1, attn, norm2, feed = block.norm1, block.attn, block.norm2, block.feed
+    plain = type(attn) is CausalAttention and attn.soma is None and type(feed) in (ColumnMLP, DenseMLP, Int8ColumnMLP, Int8DenseMLP)
+    plain = plain and all(type(o) is nn.RMSNorm and o.eps is None and o.weight is not None for o in (norm1, norm2))
+    if not plain or {type(attn.qkv), type(attn.out)} not in ({nn.Linear}, {Int8Linear}) or any(m._forward_hooks or m._forward_pre_hooks for m in block.modules()): return None
+    kind = (feed.up.weight if isinstance(feed, Int8DenseMLP) else feed.up).dtype
+    return (norm1, attn, norm2, feed) if kind == attn.qkv.weight.dtype and norm1.weight.dtype == torch.float32 and kind in (torch.float32, torch.int8) else None
 
 def _weights(norm1, attn, norm2, feed) -> BlockWeights:
     "What the native form reads, as views"
@@ -73,13 +82,13 @@ def _weights(norm1, attn, norm2, feed) -> BlockWeights:
     return BlockWeights(*common, None, feed.up.weight, feed.down.weight, **scales, up_scale=feed.up.scale, down_scale=feed.down.scale)
 
 def _bind(block) -> _Bound:
-    "Bind the block to its memory; again only when some of it has moved"
-    if (found := _bound.get(block)) is not None and found.stands(): return found
-    slots = [(d, n) for m in block.modules() for d in (m._parameters, m._buffers) for n, t in d.items() if t is not None]
-    parts = _parts(block)
-    fits = parts and parts[0].weight.dtype == torch.float32 and parts[0].weight.device.type == "cpu" and native(parts[1].qkv.weight.dtype)
-    call = NativeBlock(_weights(*parts)) if fits else None
-    _bound[block] = _Bound(slots, [d[n].data_ptr() for d, n in slots], call, [m for m in block.modules() if isinstance(m, Probe)])
+    "Bind the block to its memory; again only when something of it has changed"
+    if (found := _bound.get(block)) is not None and found.stands(block): return found
+    parts, modules = _parts(block), list(block.modules())
+    call = NativeBlock(_weights(*parts)) if parts and parts[0].weight.device.type == "cpu" and native(parts[1].qkv.weight.dtype) else None
+    slots = [(d, n, _place(t)) for m in modules for d in (m._parameters, m._buffers) for n, t in d.items()]
+    edges = [(m._modules, n, o) for m in modules for n, o in m._modules.items()]
+    _bound[block] = _Bound(call, modules, edges, slots, _plain(block))
     return _bound[block]
 
 def native_step(
@@ -89,11 +98,11 @@ def native_step(
 ) -> torch.Tensor | None: # [b 1 d]; None: the block has to run as it stands
     "One token per row through a block in one call, where that is possible and nobody looks inside"
     if x.shape[1] != 1 or not 0 < len(x) <= few_tokens or block.training or torch.is_grad_enabled() or x.dtype != torch.float32: return None
-    if not enabled() or _len_torch_dispatch_stack(): return None
+    if not getattr(block, "pre_norm", False) or not enabled() or _len_torch_dispatch_stack() or torch.is_autocast_enabled("cpu"): return None
     bound = _bind(block)
-    if bound.call is None or any(p.on for p in bound.probes): return None
+    if bound.call is None or any(type(m) is Probe and m.on for m in bound.modules): return None
     block.attn.check_rows(x, state)
-    if state.k.dtype != torch.float32 or not (state.k.is_contiguous() and state.v.is_contiguous()): return None
+    if not can_attend(x, state): return None
     last = block.attn.last_position(state.position)
     y, index, _, _ = bound.call(x[:, 0].contiguous(), state.k, state.v, state.position)
     state.position += 1

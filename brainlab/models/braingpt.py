@@ -58,7 +58,7 @@ class BrainGPTConfig(CausalLMConfig):
     switches = ("columns", "inhibition", "homeostasis", "agreement", "sparse_attention", "dendrites", "two_four", "early_exit")
     needs = {"inhibition": "columns", "homeostasis": "columns", "agreement": "columns"}
     owns = {"columns": ("sparsity_base",), "homeostasis": ("homeostasis_speed",), "agreement": ("agreement_weight", "agreement_chunk"),
-            "sparse_attention": ("attention_share",), "dendrites": ("n_dendrites",), "early_exit": ("exit_threshold", "exit_weight", "probe_weight")}
+            "sparse_attention": ("attention_share", "attention_proxy"), "dendrites": ("n_dendrites",), "early_exit": ("exit_threshold", "exit_weight", "probe_weight")}
     presets = {
         "tiny": dict(vocab_size=512, context_length=64, n_layer=3, n_cortical_columns=16, column_size=8, sparsity_base=.875),
         "char": dict(vocab_size=512, context_length=128, n_layer=4, n_head=4, n_embd=192, n_cortical_columns=24, column_size=32, sparsity_base=.875),
@@ -74,6 +74,10 @@ class BrainGPTConfig(CausalLMConfig):
         self.at_least_one("n_cortical_columns", "column_size", "n_dendrites", "agreement_chunk")
         if not 0 <= self.sparsity_base < 1: raise UsageError(f"Field 'sparsity_base' of BrainGPTConfig must be in [0, 1), got {self.sparsity_base}.")
         check_threshold(self.exit_threshold)
+        if not 0 < self.attention_share <= 1: raise UsageError(f"Field 'attention_share' of BrainGPTConfig must be in (0, 1], got {self.attention_share}.")
+        if not 0 <= self.attention_proxy <= self.n_embd // self.n_head: raise UsageError(f"Field 'attention_proxy' of BrainGPTConfig must be from 0 to the head width {self.n_embd // self.n_head}, got {self.attention_proxy}.")
+        for k in ("homeostasis_speed", "agreement_weight", "exit_weight", "probe_weight"):
+            if not 0 <= getattr(self, k) < float("inf"): raise UsageError(f"Field '{k}' of BrainGPTConfig must be a number from 0, got {getattr(self, k)}.")
 
     @property
     def active_columns(self) -> int:
@@ -88,6 +92,8 @@ class BrainGPTConfig(CausalLMConfig):
 # %% ../../nbs/models/braingpt.ipynb #170fb4f3
 class Block(nn.Module):
     "Attention, then columns, each on a normalised copy"
+    pre_norm = True # one token may take the native form of the whole block
+
     def __init__(self, config: BrainGPTConfig):
         super().__init__()
         d, c, s, scale = config.n_embd, config.n_cortical_columns, config.column_size, (2 * config.n_layer)**-.5

@@ -43,6 +43,8 @@ class GPTConfig(CausalLMConfig):
 # %% ../../nbs/models/gpt.ipynb #d3918e52
 class Block(nn.Module):
     "Attention, then feed-forward, each on a normalised copy"
+    pre_norm = True # one token may take the native form of the whole block
+
     def __init__(self, config: GPTConfig):
         super().__init__()
         d, scale = config.n_embd, (2 * config.n_layer)**-.5
