@@ -158,7 +158,7 @@ def check_form(
 
 def _cases(device, dtype):
     "Awkward arguments, by name"
-    sizes = [dict(t=1), dict(t=1, k=1, c=1), dict(t=2, k=3, c=3, s=1, d=1), dict(t=3, k=5, c=16, s=3, d=33), dict(t=63, k=2, c=7, s=63, d=17), dict(t=8, k=2, c=4, s=64, d=40), dict(t=0)]
+    sizes = [dict(t=1), dict(t=1, k=1, c=1), dict(t=2, k=3, c=3, s=1, d=1), dict(t=3, k=5, c=8, s=3, d=33), dict(t=63, k=2, c=4, s=63, d=17), dict(t=8, k=2, c=4, s=64, d=40), dict(t=0)]
     found = {" ".join(f"{k}={v}" for k, v in (o | more).items()): example(dtype=dtype, **o, **more) for o in sizes for more in ({}, dict(gated=True, left_out=True))}
     x, index, *rest = example(t=21, k=1, gated=True, dtype=dtype)
     found |= {"all tokens in one column": (x, index * 0 + 2, *rest), "nothing chosen": (x, index * 0 - 1, *rest)}
@@ -190,7 +190,7 @@ def form_checks(
     rows += [("a NaN stays in its row", functools.partial(_check_rows, f, some)), ("same bits twice", functools.partial(_check_bits, f, some, learns))]
     return [(f"{f.__name__}: {name}, {dtype}", check) for name, check in rows]
 
-# %% ../../nbs/kernels/column_mlp.ipynb #fd9d1672
+# %% ../../nbs/kernels/column_mlp.ipynb #95381651
 def check_arguments(x, index, gate, up, down, value=None): # as in `reference`
     "Raise `UsageError` where the arguments of `column_mlp` do not fit each other; the range of `index` is looked at on a CPU only"
     def refuse(name, o, expected): raise UsageError(f"{name} of column_mlp is {list(o.shape)} of {o.dtype} on {o.device}, expected {expected}.")
@@ -200,13 +200,13 @@ def check_arguments(x, index, gate, up, down, value=None): # as in `reference`
     if not 1 <= index.shape[1] <= len(up): refuse("index", index, f"[t k] with 1 <= k <= c = {len(up)} columns")
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool: refuse("index", index, "whole numbers, -1 for no column")
     if gate.shape != index.shape: refuse("gate", gate, f"{list(index.shape)} as index")
+    if down.shape != up.shape: refuse("down", down, f"{list(up.shape)} as up")
+    if value is not None and value.shape != up.shape: refuse("value", value, f"{list(up.shape)} as up")
     autocast = torch.is_autocast_enabled(x.device.type)
-    for name, o in dict(gate=gate, up=up, down=down, value=value).items():
+    for name, o in (("index", index), ("gate", gate), ("up", up), ("down", down), ("value", value)):
         if o is None: continue
-        if name in ("down", "value") and o.shape != up.shape: refuse(name, o, f"{list(up.shape)} as up")
-        if not (o.dtype == x.dtype or autocast and o.is_floating_point()): refuse(name, o, f"{x.dtype} as x; convert one of them")
-    for name, o in dict(index=index, gate=gate, up=up, down=down, value=value).items():
-        if o is not None and o.device != x.device: refuse(name, o, f"the device of x, {x.device}")
+        if o.device != x.device: refuse(name, o, f"the device of x, {x.device}")
+        if o is not index and o.dtype != x.dtype and not (autocast and o.is_floating_point()): refuse(name, o, f"{x.dtype} as x; convert one of them")
     if index.is_cpu and index.numel():
         lo, hi = (int(o) for o in index.aminmax())
         if lo < -1 or hi >= len(up): raise UsageError(f"index of column_mlp holds {lo} ... {hi}, expected columns 0 ... {len(up) - 1}, or -1 for no column.")
@@ -216,8 +216,9 @@ def forms(
     x: torch.Tensor, # the tokens
 ) -> dict:           # name in the launch table -> function
     "The forms that serve tokens of this type on this device"
-    from brainlab.kernels import column_decode, column_triton, launch
-    if x.is_cuda and launch.available(x): return dict(direct=column_decode.decode, shared=column_triton.shared, grouped=column_triton.grouped_triton)
+    if x.is_cuda:
+        from brainlab.kernels import column_decode, column_triton, launch
+        if launch.available(x): return dict(direct=column_decode.decode, shared=column_triton.shared, grouped=column_triton.grouped_triton)
     return dict(direct=direct, grouped=grouped)
 
 def column_mlp(
@@ -231,8 +232,9 @@ def column_mlp(
     "Column MLP in the form that suits the number of tokens; raises `UsageError`"
     args = [x, index, gate, up, down, value]
     check_arguments(*args)
-    half = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-    args = [o.to(half) if o is not None and o.is_floating_point() else o for o in args]
+    if torch.is_autocast_enabled(x.device.type):
+        half = torch.get_autocast_dtype(x.device.type)
+        args = [o.to(half) if o is not None and o.is_floating_point() else o for o in args]
     learning = torch.is_grad_enabled() and any(o is not None and o.requires_grad for o in args)
     form = "grouped" if learning else choose("column_mlp", x.device, index.numel(), "grouped")
     found = forms(args[0])
