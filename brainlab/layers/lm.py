@@ -48,19 +48,24 @@ class CausalLMConfig(ModelConfig):
 class _Bound:
     "A block as the native form sees it"
     call: NativeBlock | None # None: the block is not made of what the native form knows
-    modules: list # of the block
-    edges: list   # (dictionary, name, module) of every submodule
-    slots: list   # (dictionary, name, tensor's address and type)
+    attn: CausalAttention
+    feed: nn.Module
+    hooks: list   # dictionaries of hooks of the block and all inside; no reference to the block itself, which has to be free to go
+    probes: list
+    edges: list   # (dictionary, name, module or None) of every submodule and every absent tensor
+    slots: list   # (dictionary, name, address, type) of every tensor
     plain: tuple  # k and threshold of the columns
 
-    def stands(self, block) -> bool:
-        "Is the block still made of the same parts, every tensor where it was, with nobody hooked in?"
-        return (all(d.get(n) is m for d, n, m in self.edges) and all(_place(d.get(n)) == at for d, n, at in self.slots)
-                and _plain(block) == self.plain and not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules))
+    def stands(self) -> bool:
+        "Is the block still made of the same parts, every tensor where it was, with nobody hooked in? Asked for every token, so written for speed"
+        for d, n, m in self.edges:
+            if d.get(n) is not m: return False
+        for d, n, at, kind in self.slots:
+            t = d.get(n)
+            if t is None or t.data_ptr() != at or t.dtype is not kind: return False
+        return not any(self.hooks) and _plain(self.feed) == self.plain
 
-def _place(t): return None if t is None else (t.data_ptr(), t.dtype)
-
-def _plain(block): return getattr(block.feed, "k", 0), getattr(block.feed, "threshold", 0.)
+def _plain(feed): return feed.__dict__.get("k"), feed.__dict__.get("threshold")
 
 _bound = WeakKeyDictionary() # block -> _Bound
 
@@ -83,12 +88,14 @@ def _weights(norm1, attn, norm2, feed) -> BlockWeights:
 
 def _bind(block) -> _Bound:
     "Bind the block to its memory; again only when something of it has changed"
-    if (found := _bound.get(block)) is not None and found.stands(block): return found
+    if (found := _bound.get(block)) is not None and found.stands(): return found
     parts, modules = _parts(block), list(block.modules())
     call = NativeBlock(_weights(*parts)) if parts and parts[0].weight.device.type == "cpu" and native(parts[1].qkv.weight.dtype) else None
-    slots = [(d, n, _place(t)) for m in modules for d in (m._parameters, m._buffers) for n, t in d.items()]
-    edges = [(m._modules, n, o) for m in modules for n, o in m._modules.items()]
-    _bound[block] = _Bound(call, modules, edges, slots, _plain(block))
+    tensors = [(d, n, t) for m in modules for d in (m._parameters, m._buffers) for n, t in d.items()]
+    hooks = [d for m in modules for d in (m._forward_hooks, m._forward_pre_hooks)]
+    edges = [(m._modules, n, o) for m in modules for n, o in m._modules.items()] + [(d, n, None) for d, n, t in tensors if t is None]
+    slots = [(d, n, t.data_ptr(), t.dtype) for d, n, t in tensors if t is not None]
+    _bound[block] = _Bound(call, block.attn, block.feed, hooks, [m for m in modules if isinstance(m, Probe)], edges, slots, _plain(block.feed))
     return _bound[block]
 
 def native_step(
@@ -100,14 +107,14 @@ def native_step(
     if x.shape[1] != 1 or not 0 < len(x) <= few_tokens or block.training or torch.is_grad_enabled() or x.dtype != torch.float32: return None
     if not getattr(block, "pre_norm", False) or not enabled() or _len_torch_dispatch_stack() or torch.is_autocast_enabled("cpu"): return None
     bound = _bind(block)
-    if bound.call is None or any(type(m) is Probe and m.on for m in bound.modules): return None
-    block.attn.check_rows(x, state)
+    if bound.call is None or any(p.sink is not None for p in bound.probes): return None
+    bound.attn.check_rows(x, state)
     if not can_attend(x, state): return None
-    last = block.attn.last_position(state.position)
+    last = bound.attn.last_position(state.position)
     y, index, _, _ = bound.call(x[:, 0].contiguous(), state.k, state.v, state.position)
     state.position += 1
-    block.attn.note(len(x), last + 1)
-    if bound.call.feed: block.feed.last_index = index
+    bound.attn.note(len(x), last + 1)
+    if bound.call.feed: bound.feed.last_index = index
     return y[:, None]
 
 # %% ../../nbs/layers/lm.ipynb #0a2bad8c
