@@ -114,7 +114,9 @@ def test_the_views_are_rendered(page):
 
 
 def test_the_figures_fill_the_page(page):
-    for figure, room in page.evaluate(f"{PLOTS}.map(p => [p._fullLayout.width, p.closest('.jp-OutputArea-output').clientWidth])"): assert .93 * room < figure <= room
+    wide = f"{PLOTS}.map(p => [p._fullLayout.width, p.closest('.jp-OutputArea-output').clientWidth]).every(([w, room]) => .93 * room < w && w <= room)"
+    try: page.wait_for_function(wide, timeout=20_000)  # a figure is resized after it has been attached
+    except Exception: raise AssertionError(page.evaluate(f"{PLOTS}.map(p => [p._fullLayout.width, p.closest('.jp-OutputArea-output').clientWidth])")) from None
 
 
 def test_the_sentence_stands_above_the_figure(page):
