@@ -37,7 +37,7 @@ def work(
     for name, f in todo.items():
         _note(file, begun=name)
         try: f(); _note(file, done=name, error=None)
-        except Exception as e:
+        except Exception as e: # a check may fail in any way; it is reported, and the others go on
             _note(file, done=name, error=f"{type(e).__name__}: {' '.join(str(e).split())[:300]}")
             if "CUDA error" in str(e): sys.exit(3)
 
@@ -114,4 +114,5 @@ class _Worker:
         self.process.wait(); self.log.close()
 
 # %% ../../nbs/bench/checking.ipynb #7ce3741f
+# run by the module only: in a notebook `__name__` is "__main__" too
 if __name__ == "__main__": sys.exit(main())

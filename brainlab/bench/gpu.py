@@ -198,4 +198,5 @@ def _interpret(a):
     return int(not report["checks"] or any(report["checks"].values()))
 
 # %% ../../nbs/bench/gpu.ipynb #40653b5d
+# run by the module only: in a notebook `__name__` is "__main__" too
 if __name__ == "__main__": sys.exit(main())

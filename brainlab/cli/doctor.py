@@ -227,6 +227,7 @@ def examine() -> list: # of Finding
 def _look(look):
     "The finding, also where looking fails"
     try: return look()
+    # a broken driver or package may raise anything; the doctor has to go on and say so
     except Exception as e: return Finding(look.__name__.removeprefix("look_"), "could not be examined", " ".join(str(e).split()) or type(e).__name__, False)
 
 def table(
