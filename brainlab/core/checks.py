@@ -31,10 +31,10 @@ def _out(y):
     "The tensor of an output: `.logits` of a model, or the tensor itself"
     return getattr(y, "logits", y)
 
-def _double(model):
-    "A copy in evaluation mode and double precision"
+def _double(model, dtype=torch.double):
+    "A copy in evaluation mode and double, or another, precision"
     if not isinstance(model, torch.nn.Module): raise UsageError(f"The checks take a torch module, got {type(model).__name__}; put a function into the `forward` of one.")
-    return copy.deepcopy(model).double().eval()
+    return copy.deepcopy(model).to(dtype).eval()
 
 def _needs(model, check, *names):
     "Refuse a module that lacks what `check` uses; raises `UsageError`"
@@ -118,12 +118,13 @@ def check_train_eval_parity(
 def check_step_parity(
     model,
     tokens: torch.Tensor, # [b t], at least two rows
-    tol: float = 1e-10,   # relative, double precision
+    tol: float = 1e-10,   # relative
+    dtype: torch.dtype = torch.double, # precision; in fp32 layers may take faster forms, which are then checked too
     **options,            # passed to forward, prefill and step
 ):
     "`step` and `prefill` must agree with `forward`, also after rows were selected, reset, or stored and read back"
     _needs(model, "check_step_parity", "init_state", "step", "prefill")
-    f = _double(model)
+    f = _double(model, dtype)
     with torch.no_grad():
         whole = _out(f(tokens, **options))
         _near(torch.stack(_steps(f, tokens, f.init_state(len(tokens)), options), 1), whole, tol, "Step by step differs from the parallel pass")
@@ -335,6 +336,7 @@ def check_model(
         for name, m in variants.items():
             for way in m.ways(): _named(check, m, tokens, name, way)
         report[check.__name__] = ", ".join(variants) + "".join(f"; with {w}" for w in model.ways() if w)
+    for name, m in variants.items(): _named(check_step_parity, m, tokens, name, dict(dtype=torch.float32, tol=1e-3)) # the native forms
     for check in (check_gradients, check_fresh_state, check_save_load):
         for name, m in variants.items(): _named(check, m, tokens, name, {})
         report[check.__name__] = ", ".join(variants)

@@ -15,6 +15,7 @@ import torch
 # %% ../../nbs/kernels/column_decode.ipynb #d223fd9a
 from ..core.errors import UsageError
 from .column_mlp import check_form, example, form_checks
+from .column_native import inhibited
 from .launch import at, few_warps, fitted, jit, launch, tl, triton
 
 # %% ../../nbs/kernels/column_decode.ipynb #5965909e
@@ -181,7 +182,7 @@ def route(
 def route_reference(x, weight, k, inhibition=None, bias=None) -> tuple: # as `route`
     "Choice, gate and biased scores [t c], as the layer computes them"
     scores = x @ weight.mT
-    if inhibition is not None: scores = scores - scores.relu() @ inhibition.square().fill_diagonal_(0).mT
+    if inhibition is not None: scores = inhibited(scores, inhibition)
     biased = scores if bias is None else scores + bias
     index = biased.topk(k, -1).indices
     return index, 2 * scores.gather(-1, index).sigmoid(), biased

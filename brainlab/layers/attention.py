@@ -9,6 +9,7 @@ __all__ = ['rope_table', 'rotate', 'KVCache', 'CausalAttention']
 
 # %% ../../nbs/layers/attention.ipynb #7769fe6e
 from dataclasses import dataclass
+from itertools import chain
 
 # %% ../../nbs/layers/attention.ipynb #c0ccf168
 import torch
@@ -86,7 +87,7 @@ class CausalAttention(nn.Module):
 
     def note(self, tokens, keys, asked=True):
         "Remember the work of a call: projections of `tokens` tokens, each compared with `keys` keys unless nobody `asked`"
-        full, size = tokens * (4 * self.d**2 + 2 * keys * self.d), self.qkv.weight.element_size() * self.d**2
+        full, size = tokens * (4 * self.d**2 + 2 * keys * self.d), next(chain(self.qkv.parameters(), self.qkv.buffers())).element_size() * self.d**2
         self.last_work = Work(full if asked else tokens * 2 * self.d**2, full, (4 if asked else 2) * size, 4 * size)
 
     def executed(self) -> Work:

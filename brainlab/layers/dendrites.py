@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..core.cost import Work
 from ..core.errors import UsageError
 from ..core.probe import Probe
-from ..core.state import State
+from ..core.state import PerToken
 from .attention import CausalAttention
 
 # %% ../../nbs/layers/dendrites.ipynb #bdc93442
@@ -40,22 +40,13 @@ def _positive(**sizes):
     for name, v in sizes.items():
         if v < 1: raise UsageError(f"Dendrites need {name} of at least 1, got {v}; to do without them, leave the layer out.")
 
-class _PerToken(nn.Module):
-    "A layer that remembers nothing between tokens"
-    def init_state(self, b: int) -> State:
-        "A state for `b` sequences"
-        return State(torch.zeros(b, dtype=torch.long, device=self.weight.device))
-
-    def step(self, x: torch.Tensor, state: State, **context) -> torch.Tensor:
-        "One token per row: [b d] -> [b n]"
-        state.position += 1
-        return self(x, **context)
-
+class _Counted(PerToken):
+    "A layer that notes its work while it runs"
     def executed(self) -> Work:
         "Work of the last call; the dense equivalent is the same layer without dendrites"
         return self.last_work
 
-class ActiveDendrites(_PerToken):
+class ActiveDendrites(_Counted):
     "A linear layer whose neurons are gated by their best segment, y = (W x + b) sigmoid(u c)"
     def __init__(self,
         d_in: int,          # width of the input
@@ -151,7 +142,7 @@ class Prototypes(nn.Module):
         return len(self) if z.min() > self.novelty and len(self) < len(self.mean) else int(z.argmin())
 
 # %% ../../nbs/layers/dendrites.ipynb #a49ddd7a
-class DendriticLayer(_PerToken):
+class DendriticLayer(_Counted):
     "Neurons that are sums of gated branches, each with its own part of the input"
     def __init__(self,
         d: int,             # width of the input

@@ -235,4 +235,4 @@ def attend_cache(self: SparseAttention, q, state: KVCache, pos, T): # [b h t w],
 @patch
 def cache_bytes(self: SparseAttention) -> int:
     "Bytes of keys and values that the last call read, once per chunk of queries for scores and once per query for chosen rows"
-    return self.last_read * self.qkv.weight.element_size()
+    return self.last_read * self.rope.element_size() # the cache has the type of the angles, also beside int8 weights

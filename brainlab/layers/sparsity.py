@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from ..core.cost import Work
 from ..core.errors import UsageError, unknown
 from ..core.probe import Probe
-from ..core.state import State
-from .columns import Homeostasis, spread
+from ..core.state import PerToken
+from .columns import Homeostasis, show, spread
 
 # %% ../../nbs/layers/sparsity.ipynb #166803b5
 def by_rows(
@@ -118,7 +118,7 @@ def winners_power(
     bar = normal_bar(share)
     return math.exp(-bar**2 / 2) / math.sqrt(2 * math.pi) * (bar**3 + 3 * bar) + 3 * share
 
-class SparseMLP(nn.Module):
+class SparseMLP(PerToken):
     "Feed-forward layer with squared ReLU in which a selector keeps few neurons per token"
     def __init__(self,
         d: int,            # model width
@@ -157,27 +157,10 @@ class SparseMLP(nn.Module):
 @patch
 def _show(self: SparseMLP, x, active, a, index, keep):
     "Hand pre-activations and the kept ones (0 or 1) to the probes, as [b t n]; built only while somebody records"
-    lead = x[..., :1].expand(*x.shape[:-1], self.n)
     def kept():
         ones = torch.ones_like(a if index is None else index, dtype=a.dtype) if keep is None else keep.detach().to(a.dtype)
         return ones if index is None else _placed(index, ones, self.n)
-    for probe, make in (self.scores, lambda: a), (self.gate, kept):
-        if probe.on: shown = spread(make(), lead, active); probe(shown if x.ndim > 2 else shown[:, None])
-
-@patch
-def init_state(self: SparseMLP, b: int) -> State:
-    "A state for `b` sequences; the layer remembers nothing but the position"
-    return State(torch.zeros(b, dtype=torch.long, device=self.up.device))
-
-@patch
-def step(
-    self: SparseMLP,
-    x: torch.Tensor, # one token per row [b d]
-    state: State,    # its position is advanced in place
-) -> torch.Tensor:   # [b d]
-    "One token"
-    state.position += 1
-    return self(x)
+    show(x, active, (self.scores, lambda: a), (self.gate, kept))
 
 # %% ../../nbs/layers/sparsity.ipynb #3065799b
 @patch

@@ -55,8 +55,8 @@ class BrainGPTConfig(CausalLMConfig):
     probe_weight: float = .1     # weight of the confidence loss
     gradient_checkpointing: bool = False # keep only the blocks' inputs in training and compute the rest again
 
-    switches = ("columns", "inhibition", "homeostasis", "agreement", "sparse_attention", "dendrites", "two_four", "early_exit")
-    needs = {"inhibition": "columns", "homeostasis": "columns", "agreement": "columns"}
+    switches = ("columns", "inhibition", "homeostasis", "gated_columns", "agreement", "sparse_attention", "dendrites", "two_four", "early_exit")
+    needs = {"inhibition": "columns", "homeostasis": "columns", "gated_columns": "columns", "agreement": "columns"}
     owns = {"columns": ("sparsity_base",), "homeostasis": ("homeostasis_speed",), "agreement": ("agreement_weight", "agreement_chunk"),
             "sparse_attention": ("attention_share", "attention_proxy"), "dendrites": ("n_dendrites",), "early_exit": ("exit_threshold", "exit_weight", "probe_weight")}
     presets = {
