@@ -15,7 +15,7 @@ import torch
 
 # %% ../../nbs/bench/decode.ipynb #09b18557
 from .records import record
-from .rivals import compare
+from .rivals import compare, per_call, repeated
 from .roofline import roofline
 from ..core.cost import decode_cost
 from ..kernels.native import without_native
@@ -63,18 +63,19 @@ def models(**sizes) -> dict: # name -> model
 
 def one_token(
     rounds: int = 31, # samples per model
+    run: int = 16,    # consecutive tokens of a sample
     **sizes,          # as `SIZE`
 ) -> list:            # of records
-    "Time of one token, end to end, the models taking turns"
+    "Time of one token, end to end, the models taking turns in writing"
     found = models(**sizes or SIZE)
     writers = {n: Writer(m) for n, m in found.items()} | {"dense fp32": Writer(found["dense fp32"], eager=True), "dense fp32, native": Writer(found["dense fp32"])}
-    ts = compare(writers, rounds)
+    ts = {n: per_call(t, run) for n, t in compare({n: repeated(w, run) for n, w in writers.items()}, rounds).items()}
     ours, roof = found["columns int8"], roofline()
     reads = {n: decode_cost(m, writers[n].tokens[:, :65]).weight_bytes for n, m in found.items()}
     shape = dict(d=ours.config.n_embd, layers=ours.config.n_layer, v=ours.config.vocab_size, n=64 * ours.config.n_cortical_columns, k=ours.config.active_columns, parameters=found["dense fp32"].n_parameters())
     note = dict(shape=shape, dtype="int8", share_of_roofline=round(roof.floor_us(reads["columns int8"]) / ts["columns int8"].median_us, 3),
                 curve={"MB read per token": {n: round(b / 1e6, 1) for n, b in reads.items()}, "us": {n: round(t.median_us) for n, t in ts.items()}})
-    what = "124M model writing one token, 64 to 128 tokens behind it" if not sizes else f"model of {shape['parameters']:,} parameters writing one token"
+    what = f"124M model writing one token, 64 to 128 tokens behind it, in runs of {run}" if not sizes else f"model of {shape['parameters']:,} parameters writing one token"
     return [record("C2", what, ts["columns int8"], (f"dense {kind}{', eager' * (kind == 'fp32')}", ts[f"dense {kind}"]), bar=bar, limit=round(reads[f"dense {kind}"] / reads["columns int8"], 2), **note)
             for kind, bar in (("fp32", 5), ("int8", 1.4))]
 
