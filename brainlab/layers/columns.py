@@ -105,7 +105,7 @@ class ColumnMLP(PerToken):
         out_scale: float = 1.,    # scale of the initial down weights, (2 n_layer)^-.5 in a deep stack
         gated: bool = False,      # a second projection gates each neuron; off: squared ReLU
         threshold: float | None = None, # of the k columns compute only those with a biased score of at least this; None: all k
-        agreement: bool = False,  # keep the scores of a training pass for `agreement_loss`
+        agreement: int = 0,       # neighbouring tokens that training asks to choose alike, see `agreement_loss`; 0: it does not ask
     ):
         super().__init__()
         if not 1 <= k <= c: raise UsageError(f"A column layer needs 1 <= k <= c, got k = {k} of c = {c}.")
@@ -128,7 +128,7 @@ class ColumnMLP(PerToken):
 
 # %% ../../nbs/layers/columns.ipynb #64c6f165
 few_tokens = 8 # as `column_native.few_rows`
-_bound = WeakKeyDictionary() # layer -> (where its memory was, ColumnLayer)
+_layers = WeakKeyDictionary() # layer -> (where its memory was, ColumnLayer)
 
 @patch
 def weights(self: ColumnMLP) -> ColumnWeights:
@@ -148,10 +148,10 @@ def ready(
     "The layer bound for native decoding, or None where the native form cannot serve it"
     memory = layer.memory()
     at = layer.k, layer.threshold, *(None if o is None else (o.data_ptr(), o.dtype) for o in memory)
-    if layer not in _bound or _bound[layer][0] != at:
+    if layer not in _layers or _layers[layer][0] != at:
         fits = native(layer.up.dtype) and layer.up.device.type == "cpu" and all(o is None or o.dtype == torch.float32 for o in memory[4:])
-        _bound[layer] = at, ColumnLayer(layer.weights()) if fits else None
-    return _bound[layer][1]
+        _layers[layer] = at, ColumnLayer(layer.weights()) if fits else None
+    return _layers[layer][1]
 
 # %% ../../nbs/layers/columns.ipynb #ef3c829a
 def spread(
@@ -246,10 +246,10 @@ def agreement_loss(
     return (entropy(p.mean(2)) - entropy(p).mean(2)).mean() if p.numel() else scores.sum() * 0
 
 @patch
-def take_scores(self: ColumnMLP) -> torch.Tensor: # [b t c]
-    "Scores of the last training pass, handed out once"
+def take_losses(self: ColumnMLP) -> dict: # "agreement": scalar
+    "What the last training pass wants to have minimised beside the model's loss, handed out once"
     scores, self.kept_scores = self.kept_scores, None
-    return scores
+    return {} if scores is None else {"agreement": agreement_loss(scores, self.agreement)}
 
 # %% ../../nbs/layers/columns.ipynb #8f7d5ab3
 class DenseMLP(nn.Module):
