@@ -18,7 +18,7 @@ from ..core.settings import settings
 
 # %% ../../nbs/kernels/tables.ipynb #eafff2af
 _defaults = {
-    "cpu": {"column_mlp": {"direct": 16}},
+    "cpu": {"column_mlp": {"direct": 16}, "column_layer": {"native": 8}}, # pairs; tokens
     "cuda": {"column_mlp": {"direct": 8 * 13, "shared": 200 * 13}},
 }
 

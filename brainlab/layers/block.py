@@ -22,9 +22,10 @@ from torch.utils._python_dispatch import _len_torch_dispatch_stack
 from ..core.probe import Probe
 from ..kernels.attention_native import can_attend
 from ..kernels.block_native import BlockWeights, NativeBlock, native
+from ..kernels.column_native import few_rows
 from ..kernels.native import enabled
 from .attention import CausalAttention
-from .columns import ColumnMLP, DenseMLP, few_tokens
+from .columns import ColumnMLP, DenseMLP
 from .quantized import Int8ColumnMLP, Int8DenseMLP, Int8Linear
 
 # %% ../../nbs/layers/block.ipynb #66c047cf
@@ -138,7 +139,7 @@ def native_step(
     state,            # of its attention; advanced in place
 ) -> torch.Tensor | None: # [b 1 d]; None: the block has to run as it stands
     "One token per row through a block in one call, where that is possible and nobody looks inside"
-    if x.shape[1] != 1 or not 0 < len(x) <= few_tokens or block.training or torch.is_grad_enabled() or x.dtype != torch.float32: return None
+    if x.shape[1] != 1 or not 0 < len(x) <= few_rows or block.training or torch.is_grad_enabled() or x.dtype != torch.float32: return None
     if type(block).run is not PreNormBlock.run or not enabled() or _len_torch_dispatch_stack() or torch.is_autocast_enabled("cpu"): return None
     bound = _bind(block)
     if bound.call is None or any(p.sink is not None for p in bound.probes): return None

@@ -14,8 +14,7 @@ from torch import nn
 # %% ../../nbs/layers/quantized.ipynb #90b951d3
 from ..core.cost import Work
 from ..kernels.column_native import ColumnWeights, decode_torch, linear_rows, quantize_rows, select
-from ..kernels.native import enabled
-from .columns import ColumnMLP, DenseMLP, few_tokens, ready, spread
+from .columns import ColumnMLP, DenseMLP, ready, spread
 from .structured import TwoFourLinear
 
 # %% ../../nbs/layers/quantized.ipynb #0a2b8973
@@ -90,7 +89,7 @@ class Int8ColumnMLP(ColumnMLP):
     @torch.no_grad()
     def compute(self, x): # [t d]
         "Choose and compute"
-        layer = ready(self) if len(x) <= few_tokens and enabled() else None
+        layer = ready(self, x)
         return decode_torch(x, self.weights()) if layer is None else layer(x)
 
 class Int8DenseMLP(nn.Module):

@@ -10,9 +10,6 @@ __all__ = ['GPTConfig', 'GPT']
 # %% ../../nbs/models/gpt.ipynb #2f71dca0
 from dataclasses import dataclass
 
-# %% ../../nbs/models/gpt.ipynb #56a858a1
-from torch import nn
-
 # %% ../../nbs/models/gpt.ipynb #627c50d0
 from ..core.errors import UsageError
 from ..layers.attention import CausalAttention
