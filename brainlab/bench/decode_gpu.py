@@ -31,26 +31,14 @@ KERNELS = {"G2": ("route", "decode")}
 @functools.lru_cache
 def _counter(device): return torch.zeros(64, dtype=torch.int32, device=device)
 
-@functools.lru_cache
-def _operator():
-    "The column layer with residual as an operator of torch.library, made when first used"
-    def columns_step(x: torch.Tensor, residual: torch.Tensor, router: torch.Tensor, up: torch.Tensor, down: torch.Tensor,
-                     inhibition: torch.Tensor, bias: torch.Tensor, k: int) -> torch.Tensor:
-        from brainlab.kernels.column_decode import decode, route
-        index, gate = route(x, router, k, inhibition, bias, _counter(x.device)[:len(x)])
-        return decode(x, index, gate, up, down, residual=residual)
-    op = torch.library.custom_op("brainlab::columns_step", columns_step, mutates_args=())
-    op.register_fake(lambda x, residual, *_: torch.empty_like(residual))
-    return op
-
 def fused_feed(
-    layer,       # ColumnMLP with inhibition and homeostasis
+    layer,       # ColumnMLP
     k: int = 0,  # columns per token; 0: the layer's own
 ):               # function of x [t d] and residual [t d]
     "The feed-forward half of a block in three kernels"
-    w, op = layer.weights(), _operator()
-    weights = [o.detach() for o in (w.router, w.up, w.down, w.inhibition, w.bias)]
-    return lambda x, residual: op(x, residual, *weights, k or w.k)
+    from brainlab.kernels.column_decode import step # Triton, where it is needed
+    w = layer.weights()
+    return lambda x, residual: step(x, w, residual, _counter(x.device)[:len(x)], k)[0]
 
 def plain_feed(
     layer, # DenseMLP or ColumnMLP

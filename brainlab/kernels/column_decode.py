@@ -6,7 +6,7 @@ Docs: https://brainlab.github.io/brainlab/kernels/column_decode.html.md"""
 
 # %% auto #0
 __all__ = ['BLOCKS', 'weight_block', 'activity', 'rows_packed', 'packed', 'strides', 'decode', 'route', 'route_reference',
-           'check_route', 'checks']
+           'check_route', 'step', 'checks']
 
 # %% ../../nbs/kernels/column_decode.ipynb #fd0e983a
 import functools
@@ -15,7 +15,7 @@ import torch
 # %% ../../nbs/kernels/column_decode.ipynb #d223fd9a
 from ..core.errors import UsageError
 from .column_mlp import check_form, example, form_checks
-from .column_native import inhibited
+from .column_native import ColumnWeights, inhibited
 from .launch import at, few_warps, fitted, jit, launch, tl, triton
 
 # %% ../../nbs/kernels/column_decode.ipynb #5965909e
@@ -203,6 +203,30 @@ def check_route(
     assert (chosen[:, -1] >= left.max(1).values - 1e-4).all() and (chosen.diff() <= 1e-4).all(), "a better column was left out, or the order is wrong"
     true = 2 * (chosen if bias is None else chosen - bias[index]).sigmoid()
     torch.testing.assert_close(gate.double(), true, rtol=1e-2 if gate.element_size() == 2 else 1e-4, atol=1e-4)
+
+# %% ../../nbs/kernels/column_decode.ipynb #eba3bd11
+@functools.lru_cache
+def _operator():
+    "Made when first used"
+    Maybe = torch.Tensor | None
+    def columns_step(x: torch.Tensor, router: torch.Tensor, up: torch.Tensor, down: torch.Tensor, value: Maybe, inhibition: Maybe, bias: Maybe,
+                     residual: Maybe, counter: Maybe, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        index, gate = route(x, router, k, inhibition, bias, counter)
+        return decode(x, index, gate, up, down, value, residual), index, gate
+    op = torch.library.custom_op("brainlab::columns_step", columns_step, mutates_args=())
+    op.register_fake(lambda x, *rest: (torch.empty_like(x), x.new_empty(len(x), rest[-1], dtype=torch.int64), x.new_empty(len(x), rest[-1])))
+    return op
+
+def step(
+    x: torch.Tensor, # tokens [t d]
+    w: ColumnWeights, # without a threshold
+    residual: torch.Tensor | None = None, # [t d], added to the result
+    counter: torch.Tensor | None = None,  # as in `route`
+    k: int = 0,       # columns per token; 0: as `w` says
+) -> tuple:           # y [t d], index [t k], gate [t k]
+    "A whole column layer in three kernels; no gradient"
+    detached = (None if o is None else o.detach() for o in (w.router, w.up, w.down, w.value, w.inhibition, w.bias))
+    return _operator()(x, *detached, residual, counter, k or w.k)
 
 # %% ../../nbs/kernels/column_decode.ipynb #1e79714e
 def _random_router(device, dtype, t=3, c=40, d=48, inhibited=True, biased=True):

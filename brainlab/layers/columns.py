@@ -185,16 +185,24 @@ def choose(
     "Which columns each token uses, and with what weight"
     return select(self.router(x), self.weights())
 
+def _fused(layer, x):
+    "The three kernels for a few tokens on a GPU, where they may be used: nobody wants the scores, no threshold, Triton works"
+    seen = layer.training or layer.scores.on or layer.gate.on or layer.threshold > float("-inf") or type(layer).choose is not ColumnMLP.choose
+    if seen or torch.is_autocast_enabled("cuda") or tables.choose("column_mlp", x.device, len(x) * layer.k, "grouped") != "direct": return None
+    from brainlab.kernels import column_decode, launch
+    return column_decode.step if launch.available(x) else None
+
 @patch
 def compute(
     self: ColumnMLP,
     x: torch.Tensor, # [t d]
-) -> tuple:          # y [t d], index [t k], gate [t k], scores [t c]
-    "Choose and compute; a few tokens without gradient in one native call"
+) -> tuple:          # y [t d], index [t k], gate [t k], scores [t c] (None where the GPU's kernels kept them to themselves)
+    "Choose and compute; a few tokens without gradient in one native call, or in three kernels on a GPU"
     plain = type(self).choose is ColumnMLP.choose and x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
     if plain and not torch.is_grad_enabled() and (layer := ready(self, x)) is not None: return layer(x)
-    index, gate, scores = self.choose(x)
     w = self.weights()
+    if x.is_cuda and not torch.is_grad_enabled() and (fused := _fused(self, x)): return *fused(x, w), None
+    index, gate, scores = self.choose(x)
     return column_mlp(x, index, gate.to(x.dtype), w.up, w.down, w.value), index, gate, scores
 
 @patch
