@@ -89,7 +89,7 @@ class _Bound:
     probes: list
     edges: list   # (dictionary, name, module or None) of every submodule and every absent tensor
     slots: list   # (dictionary, name, address, type) of every tensor
-    plain: tuple  # k and threshold of the columns
+    plain: tuple  # numbers that decide which columns are computed
 
     def stands(self) -> bool:
         "Is the block still made of the same parts, every tensor where it was, with nobody hooked in? Asked for every token, so written for speed"
@@ -100,7 +100,7 @@ class _Bound:
             if t is None or t.data_ptr() != at or t.dtype is not kind: return False
         return not any(self.hooks) and _plain(self.feed) == self.plain
 
-def _plain(feed): return (feed.__dict__.get("k"), feed.__dict__.get("threshold")) if feed is not None else None
+def _plain(feed): return feed is not None and tuple(map(feed.__dict__.get, ("k", "threshold", "active_groups")))
 
 _bound = WeakKeyDictionary() # block -> _Bound
 

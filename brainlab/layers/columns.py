@@ -22,7 +22,7 @@ from ..core.errors import UsageError
 from ..core.probe import Probe
 from ..core.state import PerToken
 from ..kernels import tables
-from ..kernels.column_native import ColumnLayer, ColumnWeights, inhibited, native, select
+from ..kernels.column_native import ColumnLayer, ColumnWeights, check_groups, inhibited, native, select
 from ..kernels.column_mlp import column_mlp
 from ..kernels.native import enabled
 
@@ -106,11 +106,14 @@ class ColumnMLP(PerToken):
         out_scale: float = 1.,    # scale of the initial down weights, (2 n_layer)^-.5 in a deep stack
         gated: bool = False,      # a second projection gates each neuron; off: squared ReLU
         threshold: float | None = None, # of the k columns compute only those with a biased score of at least this; None: all k
+        groups: int = 1,          # neighbouring columns form as many groups (experts)
+        active_groups: int = 1,   # of which so many serve a token
         agreement: int = 0,       # neighbouring tokens that training asks to choose alike, see `agreement_loss`; 0: it does not ask
     ):
         super().__init__()
         if not 1 <= k <= c: raise UsageError(f"A column layer needs 1 <= k <= c, got k = {k} of c = {c}.")
-        self.d, self.c, self.s, self.k, self.out_scale = d, c, s, k, out_scale
+        check_groups(c, k, groups, active_groups)
+        self.d, self.c, self.s, self.k, self.out_scale, self.groups, self.active_groups = d, c, s, k, out_scale, groups, active_groups
         self.router = nn.Linear(d, c, bias=False)
         self.inhibition = LateralInhibition(c) if inhibition else None
         self.homeostasis = Homeostasis(c, k / c) if homeostasis else None
@@ -135,7 +138,7 @@ def weights(self: ColumnMLP) -> ColumnWeights:
     "What the layer reads, as views of its parameters"
     block = lambda w: None if w is None else w.view(self.c, self.s, self.d)
     return ColumnWeights(self.router.weight, block(self.up), block(self.down), self.k, block(self.value),
-        None if self.inhibition is None else self.inhibition.raw, None if self.homeostasis is None else self.homeostasis.bias, self.threshold)
+        None if self.inhibition is None else self.inhibition.raw, None if self.homeostasis is None else self.homeostasis.bias, self.threshold, self.groups, self.active_groups)
 
 @patch
 def memory(self: ColumnMLP) -> tuple:
@@ -149,7 +152,7 @@ def ready(
     "The layer bound for native decoding, or None where the native form cannot serve it or would not be the fastest"
     if not enabled() or tables.choose("column_layer", x.device, len(x), "grouped") != "native": return None
     memory = layer.memory()
-    at = layer.k, layer.threshold, *(None if o is None else (o.data_ptr(), o.dtype) for o in memory)
+    at = layer.k, layer.threshold, layer.active_groups, *(None if o is None else (o.data_ptr(), o.dtype) for o in memory)
     if layer not in _layers or _layers[layer][0] != at:
         fits = native(layer.up.dtype) and layer.up.device.type == "cpu" and all(o is None or o.dtype == torch.float32 for o in memory[4:])
         _layers[layer] = at, ColumnLayer(layer.weights()) if fits else None
@@ -186,8 +189,8 @@ def choose(
     return select(self.router(x), self.weights())
 
 def _fused(layer, x):
-    "The three kernels for a few tokens on a GPU, where they may be used: nobody wants the scores, no threshold, Triton works"
-    seen = layer.training or layer.scores.on or layer.gate.on or layer.threshold > float("-inf") or type(layer).choose is not ColumnMLP.choose
+    "The three kernels for a few tokens on a GPU, where they may be used: nobody wants the scores, no threshold or groups, Triton works"
+    seen = layer.training or layer.scores.on or layer.gate.on or layer.threshold > float("-inf") or layer.active_groups < layer.groups or type(layer).choose is not ColumnMLP.choose
     if seen or torch.is_autocast_enabled("cuda") or tables.choose("column_mlp", x.device, len(x) * layer.k, "grouped") != "direct": return None
     from brainlab.kernels import column_decode, launch
     return column_decode.step if launch.available(x) else None

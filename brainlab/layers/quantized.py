@@ -65,7 +65,7 @@ class Int8ColumnMLP(ColumnMLP):
     ):
         nn.Module.__init__(self)
         with torch.no_grad(): w = layer.weights().quantized()
-        for name in ("d", "c", "s", "k", "threshold"): setattr(self, name, getattr(layer, name))
+        for name in ("d", "c", "s", "k", "threshold", "groups", "active_groups"): setattr(self, name, getattr(layer, name))
         self.inhibition, self.homeostasis, self.scores, self.gate = layer.inhibition, layer.homeostasis, layer.scores, layer.gate
         self.agreement, self.kept_scores, self.last_index = 0, None, None
         for name in ("router", "up", "down", "value"):
@@ -76,7 +76,7 @@ class Int8ColumnMLP(ColumnMLP):
         "What the layer reads"
         block = lambda w: None if w is None else w.view(self.c, self.s, self.d)
         return ColumnWeights(self.router, block(self.up), block(self.down), self.k, block(self.value), getattr(self.inhibition, "raw", None),
-            getattr(self.homeostasis, "bias", None), self.threshold, self.router_scale, self.up_scale, self.down_scale, self.value_scale)
+            getattr(self.homeostasis, "bias", None), self.threshold, self.groups, self.active_groups, self.router_scale, self.up_scale, self.down_scale, self.value_scale)
 
     def memory(self) -> tuple:
         "All tensors that `weights` shows"
