@@ -168,7 +168,7 @@ def blocks(q, k, v, window, size=64): # 3 x [b h t w] -> [b h t w]
     "Local attention in blocks of PyTorch's operators; differentiable, any device and type"
     return _Blocks.apply(*(o.flatten(0, 1) for o in (q, k, v)), sliding(window, size)).unflatten(0, q.shape[:2])
 
-# %% ../../nbs/kernels/local_attention.ipynb #eeb1d111
+# %% ../../nbs/kernels/local_attention.ipynb #959d1bd8
 _tolerance = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 def outcome(
@@ -191,7 +191,7 @@ def check_same(
     for n, (mine, want) in enumerate(zip(outcome(f, args), outcome(true, [o.double() for o in args]))):
         assert mine.shape == want.shape and mine.dtype == args[0].dtype, f"output {n} is {list(mine.shape)} of {mine.dtype}"
         if not want.numel(): continue
-        error = ((mine.double() - want).abs().max() / want.abs().max().clamp(min=1e-3)).item()
+        error = ((mine.double() - want).abs().max() / want.abs().max().clamp(min=1e-2)).item() # a gradient may be nothing but rounding, as that of a single key
         assert error <= _tolerance[mine.dtype], f"{'value' if n == 0 else f'gradient {n}'} differs by {error:.2g} of its largest number, more than {_tolerance[mine.dtype]:g}"
 
 def example(b, h, t, w, device="cpu", dtype=torch.float64, seed=0): # -> 3 x [b h t w]
