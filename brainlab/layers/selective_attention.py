@@ -35,7 +35,7 @@ def best_of_blocks(
     best = whole.sort(dim=-1, descending=True, stable=True).indices[..., :keep].sort(-1).values
     return best + torch.arange(whole.shape[1], device=score.device)[:, None] * block
 
-# %% ../../nbs/layers/selective_attention.ipynb #b8127f76
+# %% ../../nbs/layers/selective_attention.ipynb #a33c61bd
 @dataclass
 class SelectiveCache(KVCache):
     "Keys and values [b h 2*block+S w]: a ring of the last two blocks, then what was kept of each block before; and their scores"
@@ -114,12 +114,16 @@ class SelectiveAttention(CausalAttention):
         b, t = x.shape[:2]
         self.count(b, t, t, *pairs(t, self.block, self.keep))
         q, k, v = self.queries_keys_values(x, self.table(t))
-        score = self.scores(x, torch.arange(t, device=x.device).expand(b, -1))
+        y, score, kept = self.select(x, q, k, v)
+        return self.mix(y, x), (k, v, score), kept
+
+    def select(self, x, q, k, v): # [b t d], 3 x [b h t w] -> [b h t w], scores [b t], kept keys, values and scores
+        "Everything between the projections: score, choose, gather, read"
+        score = self.scores(x, torch.arange(x.shape[1], device=x.device).expand(len(x), -1))
         index = best_of_blocks(score.detach(), self.block, self.keep)
         if self.kept.on: self.kept(torch.zeros_like(score).scatter(1, index.flatten(1), 1.))
-        mine = score.gather(1, index.flatten(1))
-        kk, kv = kept_at(index, k), kept_at(index, v)
-        return self.mix(core(q, k, v, kk, kv, self.bias(mine), self.block, self.keep), x), (k, v, score), (kk, kv, mine)
+        kept = kept_at(index, k), kept_at(index, v), score.gather(1, index.flatten(1))
+        return core(q, k, v, *kept[:2], self.bias(kept[2]), self.block, self.keep), score, kept
 
 # %% ../../nbs/layers/selective_attention.ipynb #0ceeda93
 @patch
