@@ -157,14 +157,11 @@ def core(
         if launch.available(q): return local_attention_triton.selective_triton(q, k, v, kk, kv, bias, block, keep)
     return groups(q, k, v, kk, kv, bias, block, keep)
 
-# %% ../../nbs/kernels/selective_attention.ipynb #1502d4d9
+# %% ../../nbs/kernels/selective_attention.ipynb #b0fee1f4
 def checks(
     device="cuda",                       # where to check
     dtype: torch.dtype = torch.float32,  # fp32, bf16 or fp16
 ) -> list:                               # of (name, function without arguments)
-    "Checks of the form in PyTorch, and of that in Triton where it runs"
-    rows = [(name.replace("groups:", "selective_groups:"), check) for name, check in form_checks(groups, device, dtype)]
-    from brainlab.kernels import launch
-    if not launch.available(torch.zeros(1, device=device, dtype=dtype)): return rows
+    "Checks of the form in PyTorch and of that in Triton"
     from brainlab.kernels.local_attention_triton import selective_triton
-    return rows + form_checks(selective_triton, device, dtype)
+    return [(name.replace("groups:", "selective_groups:"), check) for name, check in form_checks(groups, device, dtype)] + form_checks(selective_triton, device, dtype)
