@@ -160,6 +160,35 @@ def test_killed_brain_goes_on_bitwise(case, tmp_path, whole_brain):
     assert (bits(run), losses(tmp_path)) == whole_brain
 
 
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_muon_goes_on_bitwise(gradient_checkpointing, tmp_path):
+    "Two optimizers, one checkpoint; and recomputing the blocks changes nothing in a whole run"
+    kw = dict(steps=3*EVERY, optimizer="muon")
+    whole = make(tmp_path/"whole", model=brain(), **kw).fit()
+    make(tmp_path/"run", StopAt(EVERY + 2), model=brain(gradient_checkpointing=gradient_checkpointing), **kw).fit()
+    rest = make(tmp_path/"run", model=brain(gradient_checkpointing=gradient_checkpointing), **kw)
+    assert rest.resume(tmp_path/"run") == EVERY + 2
+    assert bits(rest.fit()) == bits(whole)
+
+
+@pytest.mark.parametrize("other", ["adamw", "muon"])
+def test_a_checkpoint_of_another_optimizer_is_refused(other, tmp_path):
+    make(tmp_path, model=brain(), steps=EVERY, optimizer=other).fit()
+    run = make(tmp_path, model=brain(), steps=2*EVERY, optimizer="muon" if other == "adamw" else "adamw")
+    with pytest.raises(BrainlabError, match="training optimizer"): run.resume(tmp_path)
+    with pytest.raises(BrainlabError, match="lacks"): run.resume(tmp_path, override=["training"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_a_compiled_run_learns_the_same(tmp_path):
+    "Half a minute of compiling; the same run but for the order of sums"
+    net = lambda: GPT(GPTConfig.preset("tiny", vocab_size=600, context_length=32))
+    runs = [Trainer(net(), ToyLoader(16, 32, vocab_size=600), TrainConfig(steps=3, precision="fp32", compile=c)).fit() for c in (False, True)]
+    assert runs[1].loss_fn != runs[1].model.loss, "it was not compiled"
+    for p, q in zip(*(r.model.parameters() for r in runs)): torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+
+
 # T2: crash before and after every write, fsync, rename and removal of a save that also prunes
 
 def resumes_after_crash(at, prepared, run_dir):

@@ -64,3 +64,15 @@ def test_odd_sizes_compile():
         check(torch.bfloat16, t=1, k=1, c=1, s=1, d=1)
         check(torch.float16, t=3, k=2, c=5, s=3, d=33, gated=True)
     """)
+
+
+def test_rows_of_the_loss_compile():
+    said = compiled("""
+        from brainlab.kernels import cross_entropy_triton
+        cross_entropy_triton.launch = compile_only
+        for dtype in (torch.float32, torch.bfloat16):
+            for learns in (False, True): cross_entropy_triton.rows_in_triton(torch.zeros(3, 50304, dtype=dtype), torch.zeros(3, 1, dtype=torch.long), learns)
+        ptx = built["_rows"].asm["ptx"]
+        print("ld.global.v4" in ptx, "st.global.v4" in ptx)
+    """)
+    assert said.split() == ["True", "True"]

@@ -121,8 +121,9 @@ def cross_entropy(
     logits: torch.Tensor,  # [b t v]
     targets: torch.Tensor, # [b t]; -100 is ignored
 ) -> torch.Tensor:         # scalar, nats per token
-    "Mean next-token cross-entropy, computed in fp32"
-    return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=-100)
+    "Mean next-token cross-entropy, computed in fp32; 0 where no target is scored"
+    total = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=-100, reduction="sum")
+    return total / (targets != -100).sum().clamp(min=1)
 
 # %% ../../nbs/core/model.ipynb #08d4275e
 class BrainModel(nn.Module):

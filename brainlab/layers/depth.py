@@ -47,20 +47,20 @@ class EarlyExit(nn.Module):
 def losses(
     self: EarlyExit,
     hidden: list,          # states after each layer [b t d], the last one excluded
-    final: torch.Tensor,   # logits at full depth [b t v]
+    final: torch.Tensor,   # state at full depth, ready for the output matrix [b t d]
     targets: torch.Tensor, # [b t]
-    unembed,               # function [... d] -> [... v], the shared output matrix
+    read,                  # function of states [b t d] and targets [b t]: mean loss, most likely words [b t]; the shared output matrix
     stride: int = 4,       # positions used: every `stride`-th
 ) -> dict:                 # "exit_lm" nats per token, "exit_probe" nats; means over heads
     "Losses of the exit heads"
     if not self.heads: return {}
-    goal, word = targets[:, ::stride], final[:, ::stride].argmax(-1)
+    goal = targets[:, ::stride]
+    with torch.no_grad(): _, word = read(final[:, ::stride], goal)
     lm, probe = 0., 0.
     for head, h in zip(self.heads, hidden):
         h = h[:, ::stride]
-        logits = unembed(head.norm(h))
-        lm = lm + F.cross_entropy(logits.float().flatten(0, 1), goal.flatten(), ignore_index=-100)
-        right = (logits.argmax(-1) == word).to(h.dtype)
+        said, mine = read(head.norm(h), goal)
+        lm, right = lm + said, (mine == word).to(h.dtype)
         probe = probe + F.binary_cross_entropy_with_logits(head.logit(h), right)
     return {"exit_lm": lm / len(self.heads), "exit_probe": probe / len(self.heads)}
 

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from ..core.errors import UsageError, unknown
 from ..core.model import BrainModel, LossOutput, ModelConfig, ModelOutput, cross_entropy
 from ..core.state import StackState
+from ..kernels import cross_entropy as fused
 from .depth import EarlyExit
 from .quantized import quantize_
 
@@ -32,7 +33,7 @@ class CausalLMConfig(ModelConfig):
     n_head: int = 2     # h, attention heads
     n_embd: int = 32    # d, model width
     weights: str = "float32" # "float32", or "int8": rows of int8, for use only
-    gradient_checkpointing: bool = False # keep only the blocks' inputs in training and compute the rest again
+    gradient_checkpointing: bool = False # keep only the blocks' inputs in training and compute the rest again (Chen et al. 2016)
 
     def __post_init__(self):
         self.at_least_one("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
@@ -84,7 +85,23 @@ class CausalLM(BrainModel):
         h = self.exits.read_out(h, depth, self.norm)
         return ModelOutput(self.head(h[:, -1] if last else h), dict(exit_depth=depth, exit_confidence=conf))
 
-# %% ../../nbs/layers/lm.ipynb #0ccc98e5
+# %% ../../nbs/layers/lm.ipynb #4042ad3b
+@patch
+def head_loss(self: CausalLM,
+    h: torch.Tensor,       # normalised hidden states [... d]
+    targets: torch.Tensor, # [...]; -100 is ignored
+) -> torch.Tensor:         # scalar, nats per token
+    "Mean next-token cross-entropy of hidden states"
+    if type(self.head) is not nn.Linear: return cross_entropy(self.head(h), targets)
+    return fused.linear_cross_entropy(h.flatten(0, -2), self.head.weight, targets.flatten())
+
+@patch
+def loss_and_words(self: CausalLM, h, targets) -> tuple: # as `head_loss` -> scalar, words [...]
+    "As `head_loss`, and the most likely next tokens"
+    if type(self.head) is not nn.Linear: return cross_entropy(logits := self.head(h), targets), logits.argmax(-1)
+    lm, words = fused.loss_and_words(h.flatten(0, -2), self.head.weight, targets.flatten())
+    return lm, words.view(targets.shape)
+
 @patch
 def loss_weights(self: CausalLM) -> dict: # part of the loss -> its weight
     "How much each part of the loss counts; a part without a weight counts 1"
@@ -98,9 +115,9 @@ def loss(self: CausalLM, tokens, targets) -> LossOutput: # [b t] each
         h, side = checkpoint(block.learn, h, use_reentrant=False) if save else block.learn(h)
         if self.exits is not None: hidden.append(h)
         for name, v in side.items(): parts[name] = parts.get(name, 0.) + v / len(self.blocks)
-    logits = self.head(self.norm(h))
-    parts["lm"] = cross_entropy(logits, targets)
-    if self.exits is not None: parts |= self.exits.losses(hidden[:-1], logits, targets, self.head)
+    h = self.norm(h)
+    parts["lm"] = self.head_loss(h, targets)
+    if self.exits is not None: parts |= self.exits.losses(hidden[:-1], h, targets, self.loss_and_words)
     weights = self.loss_weights()
     return LossOutput(sum(weights.get(name, 1.) * v for name, v in parts.items()), {name: v.detach() for name, v in parts.items()})
 

@@ -59,10 +59,11 @@ def pack_optimizer(model, optimizer) -> dict: # "parameter/moment" -> tensor
 
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of AdamW
 
-def _check_moments(index, state):
-    "Every parameter needs every moment"
+def _check_moments(optimizer, index, state):
+    "Every parameter needs every moment: those it has, in an optimizer that has not made any those of AdamW"
+    ps = [p for g in optimizer.param_groups for p in g["params"]]
     for name, i in index.items():
-        if lacks := sorted(MOMENTS - set(state.get(i, ()))): raise BrainlabError(f"The stored optimizer lacks {', '.join(lacks)} of '{name}'; it is not whole, use another checkpoint.")
+        if lacks := sorted({*(optimizer.state.get(ps[i]) or MOMENTS)} - {*state.get(i, ())}): raise BrainlabError(f"The stored optimizer lacks {', '.join(lacks)} of '{name}'; it is not whole, use another checkpoint.")
 
 def unpack_optimizer(model, optimizer, tensors: dict):
     "Put moments that `pack_optimizer` returned back into `optimizer`"
@@ -72,7 +73,7 @@ def unpack_optimizer(model, optimizer, tensors: dict):
         name, _, moment = key.rpartition("/")
         if name not in index: raise BrainlabError(f"The stored optimizer has moments for '{name}', which this model lacks; resume with the same model config.")
         state.setdefault(index[name], {})[moment] = v
-    _check_moments(index, state)
+    _check_moments(optimizer, index, state)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 # %% ../../nbs/training/checkpoint.ipynb #d6d2d5dd
