@@ -50,8 +50,8 @@ def example(
     res = {k: v.to(dtype) for k, v in many.items()} | {k: v.to(wide) for k, v in few.items()}
     return {k: res[k] for k in ("x", "dt", "A", "B", "C", "D", "state")}
 
-# %% ../../nbs/kernels/ssd.ipynb #e8fbb0ce
-CHUNK = 64 # tokens; 32 and 128 were slower on a CPU at w = n = 64
+# %% ../../nbs/kernels/ssd.ipynb #502088e8
+CHUNK = 64 # tokens; on a CPU 32 takes about the same time at w = n = 64 and keeps twice the states, 128 takes half as long again
 
 def _cuts(t, size, group):
     "Slices of tokens of `group` chunks each; chunks that are cut short come last and alone"
@@ -187,7 +187,7 @@ def macs(
     full, rest = divmod(t, size)
     return b * sum(count * (L * L * (g * n + h * w) + 2 * L * h * w * n) for count, L in ((full, size), (1, rest)))
 
-# %% ../../nbs/kernels/ssd.ipynb #8b81852f
+# %% ../../nbs/kernels/ssd.ipynb #1b9a4fb8
 def ssd_step(
     x: torch.Tensor,     # one token [b h w]
     dt: torch.Tensor,    # [b h]
@@ -200,10 +200,10 @@ def ssd_step(
     "One token of the scan"
     (b, h, w, n), g = state.shape, B.shape[1]
     x_, dt, B, C = (o.to(state.dtype) for o in (x, dt, B, C))
-    decay, u = torch.exp(dt * A)[..., None, None], (x_ * dt[..., None]).view(b, g, -1, 1)   # [b g r*w 1]
+    decay, u = torch.exp(dt * A)[..., None, None], (x_ * dt[..., None]).reshape(b, g, h // g * w, 1) # [b g r*w 1]
     write = (u * B[:, :, None]).view(b, h, w, n)
     S = torch.addcmul(write, decay, state) if torch.is_grad_enabled() else state.mul_(decay).add_(write)
-    y = torch.bmm(S.view(b * g, -1, n), C.reshape(b * g, n, 1)).view(b, h, w)
+    y = torch.bmm(S.reshape(b * g, h // g * w, n), C.reshape(b * g, n, 1)).view(b, h, w)
     return (y if D is None else torch.addcmul(y, x_, D[:, None])).to(x.dtype), S
 
 def last_state(
