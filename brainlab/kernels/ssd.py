@@ -96,7 +96,7 @@ def _grouped(S, g):
     "States [b c h w n] as matrices of their groups [b c g r*w n]"
     return S.unflatten(2, (g, -1)).flatten(3, 4)
 
-# %% ../../nbs/kernels/ssd.ipynb #c7a1bdb2
+# %% ../../nbs/kernels/ssd.ipynb #cdd9776d
 def _group(b, h, size):
     "Chunks to work on at a time, so that their squares hold about 2^18 numbers"
     return max(1, 2**18 // max(1, b * h * size**2))
@@ -114,7 +114,7 @@ class _Chunked(torch.autograd.Function):
             _pass_on(o, here)
             inside = o.weights(o.masks()) @ o.heads_first(o.x * o.dt[..., None])
             before = o.heads(o.C @ _grouped(here[:, :-1], o.g).mT, w)
-            torch.addcmul(inside.transpose(2, 3), before, o.rise[..., None], out=o.split(y[:, cut]))
+            o.split(y[:, cut]).copy_(torch.addcmul(inside.transpose(2, 3), before, o.rise[..., None]))
         ctx.save_for_backward(x, dt, A, B, C, y, starts)
         return y, starts[:, -1].clone()
 
@@ -137,7 +137,7 @@ def _pass_on(o, states):
     "Fill states[:, 1:] from states[:, 0], the inputs and the decays"
     new = o.by_group(o.x * (o.dt * o.fall)[..., None]).mT @ o.B                 # [b c g r*w n]
     new = new.unflatten(3, (-1, states.shape[3])).flatten(2, 3)
-    for i in range(o.c): torch.addcmul(new[:, i], o.whole[:, i, :, None, None], states[:, i], out=states[:, i + 1])
+    for i in range(o.c): states[:, i + 1] = torch.addcmul(new[:, i], o.whole[:, i, :, None, None], states[:, i])
 
 def _chunk_gradient(o, A, dy, y, states, g, out):
     "Gradients of neighbouring chunks into `out`; returns that of their first state [b h w n]"
@@ -155,7 +155,7 @@ def _chunk_gradient(o, A, dy, y, states, g, out):
     ds = (dy * y).sum(-1).double() - o.dt * xdu
     ds[:, :, -1] += (after * states[:, 1:]).sum((-1, -2))
     da = ds.flip(2).cumsum(2).flip(2)                                           # a enters all later sums of its chunk
-    torch.mul(du, dt, out=out["x"])
+    out["x"].copy_(du * dt)
     out["dt"].copy_(da * A + xdu)
     out["A"] += (da * o.dt).sum((0, 1, 2))
     return g
