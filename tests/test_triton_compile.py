@@ -1,4 +1,4 @@
-"""Every Triton kernel of the column MLP compiles for a Hopper GPU, on a machine that has none.
+"""Every Triton kernel of the column MLP and of the state-space layers compiles for a Hopper GPU, on a machine that has none.
 
 Triton's compiler needs a target, not a device: a stand-in driver names sm_90, and `warmup` compiles what a launch would run.
 The code that comes out is looked at for what the design relies on: tensor cores, asynchronous loads, no atomic additions."""
@@ -23,13 +23,13 @@ def compiled(code) -> str:
             def get_current_target(self): return GPUTarget("cuda", 90, 32)
             def get_active_torch_device(self): return torch.device("cpu")
         triton.runtime.driver.set_active(Driver())
-        from brainlab.kernels import column_decode, column_triton, launch
+        from brainlab.kernels import column_decode, column_triton, launch, selective_scan, selective_scan_triton, ssd, ssd_triton
         from brainlab.kernels.column_mlp import example
         assert not launch.interpreted
         built = {}
         def compile_only(kernel, grid, *args, **constants):
             if 0 not in grid: built[kernel.fn.__name__] = kernel.warmup(*args, grid=grid, **constants)
-        column_decode.launch = column_triton.launch = compile_only
+        column_decode.launch = column_triton.launch = selective_scan_triton.launch = ssd_triton.launch = compile_only
         def check(dtype, **sizes):
             x, index, gate, *weights = [o.requires_grad_() if o.is_floating_point() else o for o in example(dtype=dtype, **sizes)]
             c, d = len(weights[0]), x.shape[1]
@@ -37,6 +37,9 @@ def compiled(code) -> str:
             column_decode.route(x, torch.zeros(c, d, dtype=dtype), index.shape[1], torch.zeros(c, c), torch.zeros(c))
             column_triton.shared(x, index, gate, *weights)
             column_triton.grouped_triton(x, index, gate, *weights).sum().backward()
+        def check_scan(page, form, **sizes):
+            y, last = form.tiled(**{k: v.requires_grad_() for k, v in page.example(**sizes).items()})
+            (y.sum() + last.sum()).backward()
     """
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     r = subprocess.run([sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(code)], env=env, capture_output=True, text=True, timeout=300)
@@ -76,3 +79,22 @@ def test_rows_of_the_loss_compile():
         print("ld.global.v4" in ptx, "st.global.v4" in ptx)
     """)
     assert said.split() == ["True", "True"]
+
+
+def test_scans_use_the_machine():
+    said = compiled("""
+        check_scan(ssd, ssd_triton, dtype=torch.bfloat16, b=2, t=130, h=4, w=64, g=1, n=64)
+        check_scan(selective_scan, selective_scan_triton, dtype=torch.bfloat16, b=2, t=130, d=256, n=16)
+        for name, k in sorted(built.items()): print(name, "wgmma" in k.asm["ptx"], "atom." in k.asm["ptx"], k.metadata.shared <= 227 * 1024)
+    """)
+    rows = {line.split()[0]: [o == "True" for o in line.split()[1:]] for line in said.splitlines()}
+    assert set(rows) == {"_states", "_pass", "_outputs", "_gradients", "_forward", "_backward"}
+    for name, (wgmma, atomic, fits) in rows.items(): assert fits and not atomic and wgmma == (name in ("_states", "_outputs", "_gradients")), name
+
+
+def test_odd_scans_compile():
+    compiled("""
+        check_scan(ssd, ssd_triton, dtype=torch.float32, b=1, t=3, h=2, w=3, g=1, n=5)
+        check_scan(ssd, ssd_triton, dtype=torch.float16, b=1, t=1, h=1, w=1, g=1, n=1)
+        check_scan(selective_scan, selective_scan_triton, dtype=torch.float16, b=1, t=3, d=3, n=3)
+    """)

@@ -50,8 +50,8 @@ def example(
     res = {k: v.to(dtype) for k, v in many.items()} | {k: v.to(wide) for k, v in few.items()}
     return {k: res[k] for k in ("x", "dt", "A", "B", "C", "D", "state")}
 
-# %% ../../nbs/kernels/ssd.ipynb #e8fbb0ce
-CHUNK = 64 # tokens; 32 and 128 were slower on a CPU at w = n = 64
+# %% ../../nbs/kernels/ssd.ipynb #502088e8
+CHUNK = 64 # tokens; on a CPU 32 takes about the same time at w = n = 64 and keeps twice the states, 128 takes half as long again
 
 def _cuts(t, size, group):
     "Slices of tokens of `group` chunks each; chunks that are cut short come last and alone"
@@ -96,7 +96,7 @@ def _grouped(S, g):
     "States [b c h w n] as matrices of their groups [b c g r*w n]"
     return S.unflatten(2, (g, -1)).flatten(3, 4)
 
-# %% ../../nbs/kernels/ssd.ipynb #c7a1bdb2
+# %% ../../nbs/kernels/ssd.ipynb #cdd9776d
 def _group(b, h, size):
     "Chunks to work on at a time, so that their squares hold about 2^18 numbers"
     return max(1, 2**18 // max(1, b * h * size**2))
@@ -114,7 +114,7 @@ class _Chunked(torch.autograd.Function):
             _pass_on(o, here)
             inside = o.weights(o.masks()) @ o.heads_first(o.x * o.dt[..., None])
             before = o.heads(o.C @ _grouped(here[:, :-1], o.g).mT, w)
-            torch.addcmul(inside.transpose(2, 3), before, o.rise[..., None], out=o.split(y[:, cut]))
+            o.split(y[:, cut]).copy_(torch.addcmul(inside.transpose(2, 3), before, o.rise[..., None]))
         ctx.save_for_backward(x, dt, A, B, C, y, starts)
         return y, starts[:, -1].clone()
 
@@ -137,7 +137,7 @@ def _pass_on(o, states):
     "Fill states[:, 1:] from states[:, 0], the inputs and the decays"
     new = o.by_group(o.x * (o.dt * o.fall)[..., None]).mT @ o.B                 # [b c g r*w n]
     new = new.unflatten(3, (-1, states.shape[3])).flatten(2, 3)
-    for i in range(o.c): torch.addcmul(new[:, i], o.whole[:, i, :, None, None], states[:, i], out=states[:, i + 1])
+    for i in range(o.c): states[:, i + 1] = torch.addcmul(new[:, i], o.whole[:, i, :, None, None], states[:, i])
 
 def _chunk_gradient(o, A, dy, y, states, g, out):
     "Gradients of neighbouring chunks into `out`; returns that of their first state [b h w n]"
@@ -155,7 +155,7 @@ def _chunk_gradient(o, A, dy, y, states, g, out):
     ds = (dy * y).sum(-1).double() - o.dt * xdu
     ds[:, :, -1] += (after * states[:, 1:]).sum((-1, -2))
     da = ds.flip(2).cumsum(2).flip(2)                                           # a enters all later sums of its chunk
-    torch.mul(du, dt, out=out["x"])
+    out["x"].copy_(du * dt)
     out["dt"].copy_(da * A + xdu)
     out["A"] += (da * o.dt).sum((0, 1, 2))
     return g
@@ -187,7 +187,7 @@ def macs(
     full, rest = divmod(t, size)
     return b * sum(count * (L * L * (g * n + h * w) + 2 * L * h * w * n) for count, L in ((full, size), (1, rest)))
 
-# %% ../../nbs/kernels/ssd.ipynb #8b81852f
+# %% ../../nbs/kernels/ssd.ipynb #1b9a4fb8
 def ssd_step(
     x: torch.Tensor,     # one token [b h w]
     dt: torch.Tensor,    # [b h]
@@ -200,10 +200,10 @@ def ssd_step(
     "One token of the scan"
     (b, h, w, n), g = state.shape, B.shape[1]
     x_, dt, B, C = (o.to(state.dtype) for o in (x, dt, B, C))
-    decay, u = torch.exp(dt * A)[..., None, None], (x_ * dt[..., None]).view(b, g, -1, 1)   # [b g r*w 1]
+    decay, u = torch.exp(dt * A)[..., None, None], (x_ * dt[..., None]).reshape(b, g, h // g * w, 1) # [b g r*w 1]
     write = (u * B[:, :, None]).view(b, h, w, n)
     S = torch.addcmul(write, decay, state) if torch.is_grad_enabled() else state.mul_(decay).add_(write)
-    y = torch.bmm(S.view(b * g, -1, n), C.reshape(b * g, n, 1)).view(b, h, w)
+    y = torch.bmm(S.reshape(b * g, h // g * w, n), C.reshape(b * g, n, 1)).view(b, h, w)
     return (y if D is None else torch.addcmul(y, x_, D[:, None])).to(x.dtype), S
 
 def last_state(

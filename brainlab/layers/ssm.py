@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 
-# %% ../../nbs/layers/ssm.ipynb #8def5953
+# %% ../../nbs/layers/ssm.ipynb #97d9106d
 from ..core.cost import Work
 from ..core.errors import UsageError
 from ..core.probe import Probe
@@ -26,9 +26,10 @@ from ..core.state import State
 from ..kernels.causal_conv import causal_conv
 from ..kernels.selective_scan import BACKENDS, selective_scan, selective_step
 from ..kernels.ssd import last_state, macs as ssd_macs, ssd, ssd_step
+from ..kernels.ssm_native import can_step, conv_step, selective_gate, ssd_gate
 from .attention import _rows_from
 
-# %% ../../nbs/layers/ssm.ipynb #caf824d1
+# %% ../../nbs/layers/ssm.ipynb #a6290787
 @dataclass
 class SSMState(State):
     "What a state-space layer remembers; its size does not depend on the number of tokens"
@@ -69,6 +70,11 @@ class StateSpace(nn.Module):
         "Convolution and SiLU of u [b t c]; without `before` from a beginning"
         if before is None: before = u.new_zeros(len(u), self.d_conv - 1, self.channels)
         return causal_conv(u, self.conv_weight, self.conv_bias, before)
+
+    def native(self, x, state):
+        "May the compiled form take this token? Not while somebody records the steps"
+        if state is None or x.shape[1] != 1 or not len(x) or self.dt.on: return False
+        return can_step(x, state.conv, state.ssm, self.conv_weight, self.dt_bias, self.A_log)
 
     def forward(self, x): # [b t d] -> [b t d]
         return self.run(x, None)[0]
@@ -147,7 +153,7 @@ def note(self: StateSpace, b, t, scan, asked=True, small=()):
     around = self.conv_weight.numel()
     self.last_work = Work(b * t * (used + around) + scan, b * t * (full + around) + scan, (used + around) * size, (full + around) * size)
 
-# %% ../../nbs/layers/ssm.ipynb #c52fee8e
+# %% ../../nbs/layers/ssm.ipynb #20bafe22
 def head_width(
     inner: int,       # width of the scan
     widest: int = 64, # Mamba-2's default
@@ -197,12 +203,20 @@ class Mamba2(StateSpace):
     def run(self, x, state): # [b t d] -> [b t d], new conv, new ssm
         "Whole sequences, or more tokens of those that `state` has seen"
         z, u = self.in_proj(x).split([self.inner, self.in_proj.weight.shape[0] - self.inner], -1)
+        if self.native(x, state) and self.selective: return self._native(z[:, 0], u[:, 0], state)
         args, conv = self.arguments(u, None if state is None else state.conv)
         if state is not None and x.shape[1] == 1: y, ssm = self._one(args, state)
         else:
             y, ssm = ssd(*args, self.D.to(args[1].dtype), None if state is None else state.ssm, self.backend)
             self.note(len(x), x.shape[1], ssd_macs(*args[0].shape, self.g, self.n))
         return self.out_proj(self.norm(y.flatten(2), z)), conv, ssm
+
+    def _native(self, z, u, state):
+        "One token by the compiled form, which updates the state itself"
+        self.note(len(z), 1, 2 * state.ssm.numel())
+        x = conv_step(u, state.conv, self.conv_weight, self.conv_bias)
+        y = ssd_gate(x, z, u[:, self.channels:], self.dt_bias, self.A_log, self.D, self.norm_weight, state.ssm, self.g)
+        return self.out_proj(y)[:, None], state.conv, state.ssm
 
     def _one(self, args, state):
         "One token: y [b 1 h w] and the new state"
@@ -222,7 +236,7 @@ class Mamba2(StateSpace):
         self.note(len(x), x.shape[1], x.shape[0] * x.shape[1] * self.inner * self.n, asked=False)
         return conv, last_state(*args[:4], state.ssm)
 
-# %% ../../nbs/layers/ssm.ipynb #d163a9a6
+# %% ../../nbs/layers/ssm.ipynb #d1fe5ee1
 class Mamba(StateSpace):
     "State-space layer with a step per channel and a decay per channel and value"
     def __init__(self,
@@ -270,6 +284,7 @@ class Mamba(StateSpace):
     def run(self, x, state): # [b t d] -> [b t d], new conv, new ssm
         "Whole sequences, or more tokens of those that `state` has seen"
         z, u = self.in_proj(x).chunk(2, -1)
+        if self.native(x, state) and self.selective: return self._native(z[:, 0], u[:, 0], state)
         args, conv = self.arguments(u, None if state is None else state.conv)
         D = self.D.to(args[1].dtype)
         if state is not None and x.shape[1] == 1:
@@ -279,6 +294,14 @@ class Mamba(StateSpace):
         else: y, ssm = selective_scan(*args, D, None if state is None else state.ssm, self.backend)
         self._note(*x.shape[:2])
         return self.out_proj(y * F.silu(z)), conv, ssm
+
+    def _native(self, z, u, state):
+        "One token by the compiled forms, which update the state themselves"
+        self._note(len(z), 1)
+        x = conv_step(u, state.conv, self.conv_weight, self.conv_bias)
+        dt, B, C = self.x_proj(x).split([self.rank, self.n, self.n], -1)
+        y = selective_gate(x, z, self.dt_proj(dt), self.dt_bias, self.A_log, B, C, self.D, state.ssm)
+        return self.out_proj(y)[:, None], state.conv, state.ssm
 
     def remember(self, x, state): # [b t d] -> new conv, new ssm
         "The state after `x`, without gate and output"
