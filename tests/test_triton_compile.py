@@ -1,4 +1,4 @@
-"""Every Triton kernel of the column MLP and of the state-space layers compiles for a Hopper GPU, on a machine that has none.
+"""Every Triton kernel compiles for a Hopper GPU, on a machine that has none.
 
 Triton's compiler needs a target, not a device: a stand-in driver names sm_90, and `warmup` compiles what a launch would run.
 The code that comes out is looked at for what the design relies on: tensor cores, asynchronous loads, no atomic additions."""
@@ -60,6 +60,21 @@ def test_kernels_use_the_machine():
         assert fits and wide and atomic == (name == "_scores"), name
         assert wgmma == (name in ("_hidden", "_project", "_hidden_backward", "_weight_gradient")) and mma == name.startswith("_shared"), name
         if name in ("_shared_hidden", "_shared_project", "_hidden", "_hidden_backward", "_weight_gradient"): assert cp_async, name
+
+
+def test_attention_uses_the_machine():
+    said = compiled("""
+        from brainlab.kernels import local_attention_triton as page
+        page.launch = lambda kernel, grid, *args, **constants: compile_only(kernel, grid, *args, **constants)
+        leaf = lambda *shape: torch.randn(*shape, dtype=torch.bfloat16).requires_grad_()
+        page.selective_triton(*(leaf(1, 2, 1024, 64) for _ in range(3)), leaf(1, 2, 96, 64), leaf(1, 2, 96, 64), leaf(1, 96), 64, 6).sum().backward()
+        for name, k in sorted(built.items()):
+            ptx = k.asm["ptx"]
+            print(name, "wgmma" in ptx, "cp.async" in ptx, "atom." in ptx, k.metadata.shared <= 227 * 1024)
+    """)
+    rows = said.splitlines()
+    assert {r.split()[0] for r in rows} == {"_band_forward", "_band_queries", "_band_keys"}
+    for r in rows: assert r.split()[1:] == ["True", "True", "False", "True"], r
 
 
 def test_odd_sizes_compile():

@@ -12,8 +12,8 @@ import functools
 import torch
 from torch.autograd.function import once_differentiable
 
-# %% ../../nbs/kernels/local_attention_triton.ipynb #3ee66d15
-from .launch import at, dot, interpreted, jit, launch, numerics, tl, triton
+# %% ../../nbs/kernels/local_attention_triton.ipynb #f16933d8
+from .launch import at, dot, jit, launch, numerics, tl, triton
 from .local_attention import example, form_checks, local_attention
 from .tables import blocks
 
