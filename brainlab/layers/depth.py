@@ -152,7 +152,7 @@ def compare_exits(
     loss = lambda o: F.cross_entropy(o.logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100).item()
     return {k: dict(depth=o.extras["exit_depth"].float().mean().item() if o.extras else layers, loss=loss(o), same=(o.logits.argmax(-1) == word).float().mean().item()) for k, o in runs.items()}
 
-# %% ../../nbs/layers/depth.ipynb #626ca40a
+# %% ../../nbs/layers/depth.ipynb #32d2fecc
 class LayerDropout(nn.Module):
     "Drops whole layers of rows in training, later layers more often"
     def __init__(self,
@@ -185,10 +185,12 @@ class LayerDropout(nn.Module):
         self.calls = 0
 
 def run_kept(
-    f,                          # layer, [b t d] -> [b t d]
+    f,                          # layer, [b t d] -> [b t d], or to a tuple that begins with it
     h: torch.Tensor,            # [b t d]
     keep: torch.Tensor | None,  # rows to compute [b]; None: all
-) -> torch.Tensor:              # [b t d]
+):                              # as `f`
     "The layer for the rows that are kept; the others stay as they are"
     if keep is None or keep.all(): return f(h)
-    return h.index_copy(0, rows, f(h[rows])) if len(rows := keep.nonzero()[:, 0]) else h
+    done = f(h[rows := keep.nonzero()[:, 0]])
+    put = lambda y: h.index_copy(0, rows, y.to(h.dtype))
+    return (put(done[0]), *done[1:]) if isinstance(done, tuple) else put(done)

@@ -69,7 +69,7 @@ class MechanismGate(PerToken):
         "Work of the last call; dense: every token by every mechanism"
         return self.last_work
 
-# %% ../../nbs/layers/gating.ipynb #6d720677
+# %% ../../nbs/layers/gating.ipynb #22378be8
 @patch
 def weigh(
     self: MechanismGate,
@@ -105,8 +105,8 @@ def learn(
     for j, m in enumerate(self.mechanisms.values()):
         y = y + choice.weight[:, j:j+1] * m(flat)
         self._add(m, len(flat), len(flat))
-    shape = (*x.shape[:-1], -1)
-    return y.view(x.shape), Choice(choice.gate.view(*x.shape[:-1], len(self.mechanisms)), choice.weight.view(*x.shape[:-1], len(self.mechanisms)))
+    shape = *x.shape[:-1], len(self.mechanisms)
+    return y.view(x.shape), Choice(choice.gate.view(shape), choice.weight.view(shape))
 
 @patch
 def _add(self: MechanismGate, m, ran, tokens):

@@ -176,7 +176,7 @@ def losses(
     parts = {} if per_step is None else {"ponder_task": _weighted((p * per_step).sum(0), weight)}
     return parts | {"ponder_kl": _weighted((p * (thought.logp - prior)).sum(0), weight)}
 
-# %% ../../nbs/layers/pondering.ipynb #331adc0e
+# %% ../../nbs/layers/pondering.ipynb #c368cde6
 @dataclass
 class Acted:
     "What came out of thinking with a price"
@@ -197,43 +197,36 @@ class ACT(_Adaptive):
         if not 0 < epsilon < 1: raise UsageError(f"epsilon must lie between 0 and 1, got {epsilon}.")
         self.epsilon = epsilon
 
-# %% ../../nbs/layers/pondering.ipynb #1f289b34
-@patch
-def think(
-    self: ACT,
-    x: torch.Tensor, # [... d]
-) -> Acted:
-    "Think until the weights are used up; only tokens that go on are computed"
-    h, self.last_work = x.reshape(-1, self.d), Work()
-    going, total, y, who, ends, rest = torch.arange(len(h), device=h.device), h.new_zeros(len(h)), torch.zeros_like(h), [], [], []
-    for n in range(1, self.max_steps + 1):
-        h, z = self._advance(h)
-        a = z.sigmoid()
-        done = torch.ones_like(going, dtype=torch.bool) if n == self.max_steps else total + a >= 1 - self.epsilon
-        w = torch.where(done, 1 - total, a)
-        y = y.index_add(0, going, w[:, None] * h)
-        who.append(going[done]); ends.append(torch.full_like(who[-1], n)); rest.append(w[done])
-        h, going, total = h[~done], going[~done], (total + a)[~done]
-        if not len(going): break
-    back = torch.cat(who).argsort()
-    return Acted(y.view(x.shape), torch.cat(ends)[back].view(x.shape[:-1]), torch.cat(rest)[back].view(x.shape[:-1]))
+    def think(self,
+        x: torch.Tensor, # [... d]
+    ) -> Acted:
+        "Think until the weights are used up; only tokens that go on are computed"
+        h, self.last_work = x.reshape(-1, self.d), Work()
+        going, total, y, who, ends, rest = torch.arange(len(h), device=h.device), h.new_zeros(len(h)), torch.zeros_like(h), [], [], []
+        for n in range(1, self.max_steps + 1):
+            h, z = self._advance(h)
+            a = z.sigmoid()
+            done = torch.ones_like(going, dtype=torch.bool) if n == self.max_steps else total + a >= 1 - self.epsilon
+            w = torch.where(done, 1 - total, a)
+            y = y.index_add(0, going, w[:, None] * h)
+            who.append(going[done]); ends.append(torch.full_like(who[-1], n)); rest.append(w[done])
+            h, going, total = h[~done], going[~done], (total + a)[~done]
+            if not len(going): break
+        back = torch.cat(who).argsort()
+        return Acted(y.view(x.shape), torch.cat(ends)[back].view(x.shape[:-1]), torch.cat(rest)[back].view(x.shape[:-1]))
 
-@patch
-def forward(
-    self: ACT,
-    x: torch.Tensor, # [... d], any leading axes
-    active: torch.Tensor | None = None, # [...] bool, tokens to compute; default all
-) -> torch.Tensor:   # [... d], zero where not active
-    "Weighted mean of the states up to the stop"
-    done = self.think(x.reshape(-1, self.d) if active is None else x[active])
-    self._show(done.steps, x, active)
-    return spread(done.out, x, active)
+    def forward(self,
+        x: torch.Tensor, # [... d], any leading axes
+        active: torch.Tensor | None = None, # [...] bool, tokens to compute; default all
+    ) -> torch.Tensor:   # [... d], zero where not active
+        "Weighted mean of the states up to the stop"
+        done = self.think(x.reshape(-1, self.d) if active is None else x[active])
+        self._show(done.steps, x, active)
+        return spread(done.out, x, active)
 
-@patch
-def losses(
-    self: ACT,
-    acted: Acted, # from `think`
-    weight: torch.Tensor | None = None, # of each token [...]; None: all alike
-) -> dict:        # "ponder_cost", steps per token
-    "Price of thinking, N + R (Graves 2016, eq. 12); its gradient comes through R alone"
-    return {"ponder_cost": _weighted(acted.steps + acted.remainder, weight)}
+    def losses(self,
+        acted: Acted, # from `think`
+        weight: torch.Tensor | None = None, # of each token [...]; None: all alike
+    ) -> dict:        # "ponder_cost", steps per token
+        "Price of thinking, N + R (Graves 2016, eq. 12); its gradient comes through R alone"
+        return {"ponder_cost": _weighted(acted.steps + acted.remainder, weight)}

@@ -9,6 +9,7 @@ __all__ = ['BrainGPTConfig', 'Block', 'Cached', 'BrainGPT']
 
 # %% ../../nbs/models/braingpt.ipynb #7769fe6e
 from dataclasses import dataclass
+from functools import partial
 
 # %% ../../nbs/models/braingpt.ipynb #7fd7451b
 import torch
@@ -23,7 +24,7 @@ from ..core.probe import Probe
 from ..layers.attention import CausalAttention
 from ..layers.columns import ColumnMLP, DenseMLP, agreement_loss, columns_for
 from ..layers.dendrites import HeadDendrites
-from ..layers.depth import EarlyExit, check_threshold
+from ..layers.depth import EarlyExit, LayerDropout, check_threshold, run_kept
 from ..layers.lm import CausalLM, CausalLMConfig
 from ..layers.sparse_attention import SparseAttention
 from ..layers.structured import to_two_four
@@ -53,12 +54,15 @@ class BrainGPTConfig(CausalLMConfig):
     exit_threshold: float = .9   # confidence needed to leave
     exit_weight: float = .3      # weight of the exit heads' next-word loss
     probe_weight: float = .1     # weight of the confidence loss
+    layer_dropout: bool = False  # training drops layers of rows, later layers more often, so that early layers learn to do without them
+    layer_dropout_rate: float = .2 # of the last layer
     gradient_checkpointing: bool = False # keep only the blocks' inputs in training and compute the rest again
 
-    switches = ("columns", "inhibition", "homeostasis", "gated_columns", "agreement", "sparse_attention", "dendrites", "two_four", "early_exit")
+    switches = ("columns", "inhibition", "homeostasis", "gated_columns", "agreement", "sparse_attention", "dendrites", "two_four", "early_exit", "layer_dropout")
     needs = {"inhibition": "columns", "homeostasis": "columns", "gated_columns": "columns", "agreement": "columns"}
     owns = {"columns": ("sparsity_base",), "homeostasis": ("homeostasis_speed",), "agreement": ("agreement_weight", "agreement_chunk"),
-            "sparse_attention": ("attention_share", "attention_proxy"), "dendrites": ("n_dendrites",), "early_exit": ("exit_threshold", "exit_weight", "probe_weight")}
+            "sparse_attention": ("attention_share", "attention_proxy"), "dendrites": ("n_dendrites",), "early_exit": ("exit_threshold", "exit_weight", "probe_weight"),
+            "layer_dropout": ("layer_dropout_rate",)}
     presets = {
         "tiny": dict(vocab_size=512, context_length=64, n_layer=3, n_cortical_columns=16, column_size=8, sparsity_base=.875),
         "char": dict(vocab_size=512, context_length=128, n_layer=4, n_head=4, n_embd=192, n_cortical_columns=24, column_size=32, sparsity_base=.875),
@@ -74,6 +78,7 @@ class BrainGPTConfig(CausalLMConfig):
         self.at_least_one("n_cortical_columns", "column_size", "n_dendrites", "agreement_chunk")
         if not 0 <= self.sparsity_base < 1: raise UsageError(f"Field 'sparsity_base' of BrainGPTConfig must be in [0, 1), got {self.sparsity_base}.")
         check_threshold(self.exit_threshold)
+        if not 0 <= self.layer_dropout_rate < 1: raise UsageError(f"Field 'layer_dropout_rate' of BrainGPTConfig must be in [0, 1), got {self.layer_dropout_rate}.")
         if not 0 < self.attention_share <= 1: raise UsageError(f"Field 'attention_share' of BrainGPTConfig must be in (0, 1], got {self.attention_share}.")
         if not 0 <= self.attention_proxy <= self.n_embd // self.n_head: raise UsageError(f"Field 'attention_proxy' of BrainGPTConfig must be from 0 to the head width {self.n_embd // self.n_head}, got {self.attention_proxy}.")
         for k in ("homeostasis_speed", "agreement_weight", "exit_weight", "probe_weight"):
@@ -140,6 +145,7 @@ class BrainGPT(CausalLM):
     def __init__(self, config: BrainGPTConfig):
         super().__init__(config, Block)
         self.exits = EarlyExit(config.n_embd, config.n_layer) if config.early_exit else None
+        self.layer_dropout = LayerDropout(config.n_layer, config.layer_dropout_rate, config.seed) if config.layer_dropout else None
         if config.two_four: to_two_four(self, "blocks.*.attn.*" if config.columns else "blocks.*")
         self.finish()
 
@@ -190,9 +196,11 @@ def learn(self: Block, x) -> tuple: # [b t d] -> [b t d], scalar
 def loss(self: BrainGPT, tokens, targets) -> LossOutput: # [b t] each
     "Next-token loss; with early exit also the losses of the exit heads, with agreement that of the columns"
     h, hidden, apart = self.embed(self.check_tokens(tokens)), [], 0.
-    for block in self.blocks:
+    kept = None if self.layer_dropout is None else self.layer_dropout.draw(len(tokens)) # which rows each layer computes
+    for i, block in enumerate(self.blocks):
         save = self.config.gradient_checkpointing and self.training
-        h, a = checkpoint(block.learn, h, use_reentrant=False) if save else block.learn(h)
+        learn = partial(checkpoint, block.learn, use_reentrant=False) if save else block.learn
+        h, a = run_kept(learn, h, None if kept is None else kept[i])
         hidden.append(h); apart = apart + a / len(self.blocks)
     logits = self.head(self.norm(h))
     lm = total = cross_entropy(logits, targets)
