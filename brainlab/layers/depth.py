@@ -152,12 +152,12 @@ def compare_exits(
     loss = lambda o: F.cross_entropy(o.logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100).item()
     return {k: dict(depth=o.extras["exit_depth"].float().mean().item() if o.extras else layers, loss=loss(o), same=(o.logits.argmax(-1) == word).float().mean().item()) for k, o in runs.items()}
 
-# %% ../../nbs/layers/depth.ipynb #32d2fecc
+# %% ../../nbs/layers/depth.ipynb #d89d062a
 class LayerDropout(nn.Module):
     "Drops whole layers of rows in training, later layers more often"
     def __init__(self,
         n_layer: int,     # L
-        rate: float = .2, # p_max, of the last layer (Elhoushi et al. 2024, section 5: .1 to .5 with training from scratch)
+        rate: float = .2, # p_max, of the last layer (Elhoushi et al. 2024 use .1 and .2)
         seed: int = 42,
     ):
         super().__init__()

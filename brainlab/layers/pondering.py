@@ -23,11 +23,11 @@ from ..core.probe import Probe
 from ..core.state import PerToken
 from .columns import spread
 
-# %% ../../nbs/layers/pondering.ipynb #3b355d1f
+# %% ../../nbs/layers/pondering.ipynb #7e2bbf66
 def halting(
     z: torch.Tensor, # log-odds of stopping after each step [n ...]; the last one does not count
 ) -> torch.Tensor:   # [n ...], log p
-    "Log-chance to stop at each step (Banino et al. 2021, eq. 6); the last step takes what is left"
+    "Log-chance to stop at each step (Banino et al. 2021); the last step takes what is left"
     going = torch.cat([torch.zeros_like(z[:1]), F.logsigmoid(-z[:-1]).cumsum(0)])
     return torch.cat([going[:-1] + F.logsigmoid(z[:-1]), going[-1:]])
 
@@ -39,7 +39,7 @@ def geometric(
     if not 0 < rate < 1: raise UsageError(f"The rate of the geometric prior must lie between 0 and 1, got {rate}; 1 / rate is the mean number of steps.")
     return halting(torch.full((n,), rate, dtype=torch.double).logit()).float()
 
-# %% ../../nbs/layers/pondering.ipynb #f892aa12
+# %% ../../nbs/layers/pondering.ipynb #96fbb430
 @dataclass
 class Thought:
     "Every step of thinking about some tokens"
@@ -111,7 +111,7 @@ class Ponder(_Adaptive):
         d: int,             # model width
         body: nn.Module,    # one step, [t d] -> [t d], token by token
         max_steps: int = 8, # N
-        rate: float = .2,   # of the geometric prior; 1 / rate is its mean number of steps (Banino et al. 2021, section 4.1)
+        rate: float = .2,   # of the geometric prior; 1 / rate is its mean number of steps (Banino et al. 2021)
         threshold: float = .5, # evaluation stops when the chance to have stopped exceeds it; .5: the median
     ):
         super().__init__(d, body, max_steps, rate)
@@ -159,7 +159,7 @@ def forward(
     self._show(steps.detach(), x, active)
     return spread(y, x, active)
 
-# %% ../../nbs/layers/pondering.ipynb #b79a1847
+# %% ../../nbs/layers/pondering.ipynb #44b13647
 def _weighted(value, weight): # [...], [...] or None
     "Mean over tokens, weighted if asked"
     return value.mean() if weight is None else (value * weight).sum() / weight.sum().clamp(min=1e-9)
@@ -171,12 +171,12 @@ def losses(
     per_step: torch.Tensor | None = None, # loss of each step's state [n ...]
     weight: torch.Tensor | None = None,   # of each token [...], e.g. 0 for padding; None: all alike
 ) -> dict:             # "ponder_task" and "ponder_kl" nats per token
-    "Expected loss over the stopping step, and the divergence from the prior (Banino et al. 2021, eq. 7 and 8)"
+    "Expected loss over the stopping step, and the divergence from the prior (Banino et al. 2021)"
     p, prior = thought.p, self.prior.to(thought.logp).view(-1, *[1] * (thought.logp.ndim - 1))
     parts = {} if per_step is None else {"ponder_task": _weighted((p * per_step).sum(0), weight)}
     return parts | {"ponder_kl": _weighted((p * (thought.logp - prior)).sum(0), weight)}
 
-# %% ../../nbs/layers/pondering.ipynb #c368cde6
+# %% ../../nbs/layers/pondering.ipynb #c39a2e90
 @dataclass
 class Acted:
     "What came out of thinking with a price"
@@ -190,8 +190,8 @@ class ACT(_Adaptive):
         d: int,             # model width
         body: nn.Module,    # one step, [t d] -> [t d], token by token
         max_steps: int = 8,
-        rate: float = .27,  # initial weight of a step; Graves 2016, section 3: halting bias -1
-        epsilon: float = .01, # a token stops when its weights reach 1 - epsilon (Graves 2016, eq. 9)
+        rate: float = .73,  # initial weight of a step; .73 is a halting bias of 1, as in Graves 2016
+        epsilon: float = .01, # a token stops when its weights reach 1 - epsilon (Graves 2016)
     ):
         super().__init__(d, body, max_steps, rate)
         if not 0 < epsilon < 1: raise UsageError(f"epsilon must lie between 0 and 1, got {epsilon}.")
@@ -228,5 +228,5 @@ class ACT(_Adaptive):
         acted: Acted, # from `think`
         weight: torch.Tensor | None = None, # of each token [...]; None: all alike
     ) -> dict:        # "ponder_cost", steps per token
-        "Price of thinking, N + R (Graves 2016, eq. 12); its gradient comes through R alone"
+        "Price of thinking, N + R (Graves 2016); its gradient comes through R alone"
         return {"ponder_cost": _weighted(acted.steps + acted.remainder, weight)}
