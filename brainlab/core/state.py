@@ -55,6 +55,23 @@ class State:
         "All tensors by dotted name"
         return {k: v for f in fields(self) for k, v in _walk(prefix + f.name, getattr(self, f.name))}
 
+    def can_rewind(self) -> bool:
+        "May the last tokens be taken back? A class says so itself by `positional = True`, for what it holds besides other states; subclasses do not inherit it"
+        parts = [getattr(self, f.name) for f in fields(self) if f.name != "position"]
+        inner = [o for v in parts for o in (v if isinstance(v, (list, tuple)) else [v]) if isinstance(o, State)]
+        own = any(isinstance(o, torch.Tensor) for v in parts for o in (v if isinstance(v, (list, tuple)) else [v]))
+        return (not own or vars(type(self)).get("positional", False)) and all(o.can_rewind() for o in inner)
+
+    def rewind(self,
+        n, # tokens to take back, int or [b]
+    ):
+        "Forget the last `n` tokens of each row in place; raises `BrainlabError` for a state that keeps more than a list of its tokens"
+        if not self.can_rewind(): raise BrainlabError(f"A {type(self).__name__} cannot be rewound: it keeps a summary of its tokens, not the tokens; keep a `clone()` and read the tokens again.")
+        if (self.position < torch.as_tensor(n, device=self.position.device)).any(): raise BrainlabError(f"Cannot take back {n} tokens from a state at position {self.position.tolist()}.")
+        for k, t in self.tensors().items():
+            if k.split(".")[-1] == "position": t -= n
+        return self
+
     def save(self, path):
         "Store as safetensors"
         from brainlab.core.files import save_tensors

@@ -18,7 +18,9 @@ import torch
 # %% ../../nbs/decoding/generate.ipynb #36f45445
 from ..core.errors import UsageError
 from .characters import Characters
+from ..core.model import ModelOutput
 from .sampling import check_sampling, sample
+from .speculation import Chooser, as_speculation, check_layers, speculative_stream
 from ..layers.depth import check_threshold
 
 # %% ../../nbs/decoding/generate.ipynb #5ee69824
@@ -61,12 +63,14 @@ def stream_tokens(
     exit_threshold="config",     # confidence to leave early; None: full depth; default: the model's own
     min_new_tokens: int = 0,     # so many tokens before the tokenizer's end of text may come
     valid_text: bool = False,    # only tokens that go on as UTF-8; needs a tokenizer that knows its bytes
+    speculative=0,               # tokens drafted by the shallow layers and checked at full depth; or a `Speculation`; 0: none
 ):                               # yields ModelOutput of each step with `.token` [b]
     "Generate token by token; raises `UsageError`"
     check_sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens)
     tokens, exits = check_prompt(model, tokens), _exit_option(model, exit_threshold)
     gen = torch.Generator(model.device)
     gen.manual_seed(seed) if seed is not None else gen.seed()
+    if speculative: return _speculate(model, tokens, max_new_tokens, speculative, exit_threshold, lambda row: Chooser(_allowed(model, row, min_new_tokens, valid_text), temperature, top_k, top_p, gen))
     allow = _allowed(model, tokens, min_new_tokens, valid_text)
     return _loop(model, tokens, max_new_tokens, lambda logits, i: sample(allow.before(logits, i), temperature, top_k, top_p, gen), allow.after, exits)
 
@@ -84,6 +88,21 @@ class _allowed:
 
     def after(self, token): # [b]
         if self.characters: self.characters.push(token)
+
+def _speculate(model, tokens, n, speculative, exit_threshold, chooser):
+    "Rows one by one, each with a state of its own, since each keeps another number of drafted tokens"
+    if exit_threshold not in (None, "config"): raise UsageError("speculative keeps the words of full depth; leave exit_threshold out.")
+    report = as_speculation(speculative)
+    check_layers(model, report)
+    rows = [speculative_stream(model, row[None], n, chooser(row[None]), report, _thinking) for row in tokens]
+    return _side_by_side(rows) if len(rows) > 1 else rows[0]
+
+def _side_by_side(rows):
+    "Streams of one row each as one stream of rows"
+    for outs in zip(*rows):
+        out = ModelOutput(torch.cat([o.logits for o in outs]))
+        out.token = torch.cat([o.token for o in outs])
+        yield out
 
 @contextmanager
 def _thinking(model):

@@ -57,6 +57,7 @@ def rotate(
 @dataclass
 class KVCache(State):
     "Rotated keys and values of the tokens seen so far"
+    positional = True # what lies behind `position` is never read
     k: torch.Tensor # [b h T w]
     v: torch.Tensor # [b h T w]
 

@@ -10,6 +10,7 @@ __all__ = ['CausalLMConfig', 'CausalLM']
 # %% ../../nbs/layers/lm.ipynb #4b1e7636
 import copy
 from dataclasses import dataclass, replace
+from functools import partial
 
 # %% ../../nbs/layers/lm.ipynb #1428f21d
 import torch
@@ -22,7 +23,7 @@ from ..core.errors import UsageError, unknown
 from ..core.model import BrainModel, LossOutput, ModelConfig, ModelOutput, cross_entropy
 from ..core.state import StackState
 from ..kernels import cross_entropy as fused
-from .depth import EarlyExit
+from .depth import EarlyExit, run_kept
 from .quantized import quantize_
 
 # %% ../../nbs/layers/lm.ipynb #dbff77a3
@@ -54,6 +55,7 @@ class CausalLM(BrainModel):
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.head.weight = self.embed.weight
         self.exits = EarlyExit(config.n_embd, len(self.blocks)) if exits else None
+        self.layer_dropout = None # a `LayerDropout`, where training should drop layers
 
     def ways(self): # every way to use the model is checked
         return [{}, {"exit_threshold": .5}] if self.exits is not None else [{}]
@@ -111,8 +113,10 @@ def loss_weights(self: CausalLM) -> dict: # part of the loss -> its weight
 def loss(self: CausalLM, tokens, targets) -> LossOutput: # [b t] each
     "Next-token loss, with the losses of the exit heads and the mean of the blocks' own"
     h, hidden, parts, save = self.embed(self.check_tokens(tokens)), [], {"lm": 0.}, self.config.gradient_checkpointing and self.training
-    for block in self.blocks:
-        h, side = checkpoint(block.learn, h, use_reentrant=False) if save else block.learn(h)
+    kept = None if self.layer_dropout is None else self.layer_dropout.draw(len(tokens)) # which rows each layer computes
+    for i, block in enumerate(self.blocks):
+        learn = partial(checkpoint, block.learn, use_reentrant=False) if save else block.learn
+        h, side = run_kept(learn, h, None if kept is None else kept[i])
         if self.exits is not None: hidden.append(h)
         for name, v in side.items(): parts[name] = parts.get(name, 0.) + v / len(self.blocks)
     h = self.norm(h)

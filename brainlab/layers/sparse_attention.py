@@ -210,6 +210,7 @@ def attend(self: SparseAttention, q, k, v): # 3 x [b h t w] -> [b h t w]
 @dataclass
 class TransposedCache(KVCache):
     "A cache that also holds the keys coordinate by coordinate"
+    positional = True
     kt: torch.Tensor # [b h T/s w s], s tokens in a block
 
 _block = 256 # tokens in a block of transposed keys

@@ -16,7 +16,7 @@ from ..layers.attention import CausalAttention
 from ..layers.block import PreNormBlock
 from ..layers.columns import ColumnMLP, DenseMLP, columns_for
 from ..layers.dendrites import HeadDendrites
-from ..layers.depth import check_threshold
+from ..layers.depth import LayerDropout, check_threshold
 from ..layers.lm import CausalLM, CausalLMConfig
 from ..layers.sparse_attention import SparseAttention
 from ..layers.structured import to_two_four
@@ -46,11 +46,14 @@ class BrainGPTConfig(CausalLMConfig):
     exit_threshold: float = .9   # confidence needed to leave
     exit_weight: float = .3      # weight of the exit heads' next-word loss
     probe_weight: float = .1     # weight of the confidence loss
+    layer_dropout: bool = False  # training drops layers of rows, later layers more often, so that early layers learn to do without them
+    layer_dropout_rate: float = .2 # of the last layer
 
-    switches = ("columns", "inhibition", "homeostasis", "gated_columns", "agreement", "sparse_attention", "dendrites", "two_four", "early_exit")
+    switches = ("columns", "inhibition", "homeostasis", "gated_columns", "agreement", "sparse_attention", "dendrites", "two_four", "early_exit", "layer_dropout")
     needs = {"inhibition": "columns", "homeostasis": "columns", "gated_columns": "columns", "agreement": "columns"}
     owns = {"columns": ("sparsity_base",), "homeostasis": ("homeostasis_speed",), "agreement": ("agreement_weight", "agreement_chunk"),
-            "sparse_attention": ("attention_share", "attention_proxy"), "dendrites": ("n_dendrites",), "early_exit": ("exit_threshold", "exit_weight", "probe_weight")}
+            "sparse_attention": ("attention_share", "attention_proxy"), "dendrites": ("n_dendrites",), "early_exit": ("exit_threshold", "exit_weight", "probe_weight"),
+            "layer_dropout": ("layer_dropout_rate",)}
     presets = {
         "tiny": dict(vocab_size=512, context_length=64, n_layer=3, n_cortical_columns=16, column_size=8, sparsity_base=.875),
         "char": dict(vocab_size=512, context_length=128, n_layer=4, n_head=4, n_embd=192, n_cortical_columns=24, column_size=32, sparsity_base=.875),
@@ -66,6 +69,7 @@ class BrainGPTConfig(CausalLMConfig):
         self.at_least_one("n_cortical_columns", "column_size", "n_dendrites", "agreement_chunk")
         if not 0 <= self.sparsity_base < 1: raise UsageError(f"Field 'sparsity_base' of BrainGPTConfig must be in [0, 1), got {self.sparsity_base}.")
         check_threshold(self.exit_threshold)
+        if not 0 <= self.layer_dropout_rate < 1: raise UsageError(f"Field 'layer_dropout_rate' of BrainGPTConfig must be in [0, 1), got {self.layer_dropout_rate}.")
         if not 0 < self.attention_share <= 1: raise UsageError(f"Field 'attention_share' of BrainGPTConfig must be in (0, 1], got {self.attention_share}.")
         if not 0 <= self.attention_proxy <= self.n_embd // self.n_head: raise UsageError(f"Field 'attention_proxy' of BrainGPTConfig must be from 0 to the head width {self.n_embd // self.n_head}, got {self.attention_proxy}.")
         for k in ("homeostasis_speed", "agreement_weight", "exit_weight", "probe_weight"):
@@ -104,6 +108,7 @@ class BrainGPT(CausalLM):
 
     def __init__(self, config: BrainGPTConfig):
         super().__init__(config, [_block(config) for _ in range(config.n_layer)], exits=config.early_exit)
+        if config.layer_dropout: self.layer_dropout = LayerDropout(config.n_layer, config.layer_dropout_rate, config.seed)
         if config.two_four: to_two_four(self, "blocks.*.attn.*" if config.columns else "blocks.*")
         self.finish()
 
