@@ -105,7 +105,7 @@ def _loop(engine, prompts, seeds, limits, stop):
         for i in rows: said[i] += 1
         failed |= {i: said[i] - 1 for i, t in zip(rows, ids) if t < 0}
         sound = [j for j, t in enumerate(ids) if t >= 0]
-        if sound: yield _outside(out if len(sound) == len(ids) else out.map(lambda t: t[sound]), [rows[j] for j in sound])
+        if sound: yield _outside(out.select(sound), [rows[j] for j in sound])
         stay = [j for j in sound if ids[j] not in stop and said[rows[j]] < limits[rows[j]]]
         rows = [rows[j] for j in stay]
         if rows and len(stay) < len(ids): engine.keep(stay)
