@@ -287,7 +287,7 @@ def test_prompt_longer_than_context(said, checkpoint):
 
 
 @pytest.mark.parametrize("argv, words", [(["  "], "empty"), (["a", "--temperature", "-1"], "temperature"), (["a", "--top-k", "0"], "top_k"), (["a", "--max-new-tokens", "-2"], "max_new_tokens"),
-                                         (["a", "--top-p", "1.5"], "top_p"), (["a", "--exit-threshold", "2"], "exit threshold"), (["a", "--temperature", "nan"], "temperature")])
+                                         (["a", "--top-p", "1.5"], "top_p"), (["a", "--repetition", "0"], "repetition"), (["a", "--prompt", " "], "empty"), (["a", "--exit-threshold", "2"], "exit threshold"), (["a", "--temperature", "nan"], "temperature")])
 def test_wrong_generation_values(said, checkpoint, argv, words):
     code, err = said("generate", checkpoint, *argv)
     assert code == 2 and words in err

@@ -17,10 +17,10 @@ def kernel_checks(
     dtype: str = "float32",  # name of a torch type
     pattern: str = "*",      # of the names
 ) -> dict:                   # name -> function without arguments
-    "The checks of every kernel page, each once"
+    "The checks of every kernel page and of the decoding engine, each once"
     import torch
     import brainlab.kernels as room
-    pages = [importlib.import_module(f"brainlab.kernels.{m.name}") for m in pkgutil.iter_modules(room.__path__)]
+    pages = [importlib.import_module(n) for n in (*(f"brainlab.kernels.{m.name}" for m in pkgutil.iter_modules(room.__path__)), "brainlab.decoding.engine")]
     found = {n: f for page in pages if hasattr(page, "checks") for n, f in page.checks(device, getattr(torch, dtype))}
     return {n: f for n, f in found.items() if fnmatch.fnmatchcase(n, pattern)}
 

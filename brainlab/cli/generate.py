@@ -19,11 +19,13 @@ def add(subparsers):
     p = subparsers.add_parser("generate", help="continue a text with a trained model", description="Continue a text with a trained model.")
     p.add_argument("checkpoint", help="a model folder or a run folder, e.g. checkpoints/demo/sparse")
     p.add_argument("text", help="the beginning, in any language")
+    p.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="one more beginning, continued beside the first; may be given several times")
     p.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="at most so many tokens (default 100)")
     p.add_argument("--min-new-tokens", type=int, default=20, metavar="N", help="so many tokens before the text may end (default 20)")
     p.add_argument("--temperature", type=float, default=.8, metavar="T", help="0 always takes the most likely token (default .8)")
     p.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely tokens")
     p.add_argument("--top-p", type=float, metavar="P", help="draw from the most likely tokens that together have probability P")
+    p.add_argument("--repetition", type=float, default=1., metavar="R", help="divide the scores of tokens that were said before by R, e.g. 1.2 (default 1: no penalty)")
     p.add_argument("--seed", type=int, help="same seed and same prompt, same text; default: the seed of settings.ini")
     p.add_argument("--exit-threshold", type=float, metavar="C", help="leave the network early where it is at least so confident; default: the model's own threshold")
     p.add_argument("--int8", action="store_true", help="with int8 weights: a quarter of the memory, faster on a CPU, nearly the same words")
@@ -31,13 +33,16 @@ def add(subparsers):
 def run(args):
     "Run `brainlab generate`"
     from brainlab.core.settings import settings
-    from brainlab.decoding.generate import seed_for, stream_text
+    from brainlab.decoding.generate import generate, seed_for, stream_text
     s = settings()
     model = _load(args.checkpoint).to(s.torch_device())
     if args.int8 and model.config.weights != "int8": model = model.quantized()
     more = {} if args.exit_threshold is None else dict(exit_threshold=args.exit_threshold)
-    pieces = stream_text(model, args.text, args.max_new_tokens, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
-                         seed=seed_for(args.text, s.seed if args.seed is None else args.seed), min_new_tokens=args.min_new_tokens, **more)
+    more |= dict(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, repetition=args.repetition, min_new_tokens=args.min_new_tokens)
+    seed, texts = s.seed if args.seed is None else args.seed, [args.text, *args.prompt]
+    seeds = [seed_for(o, seed) for o in texts]
+    if args.prompt: return print(*generate(model, texts, args.max_new_tokens, seed=seeds, **more), sep="\n\n")
+    pieces = stream_text(model, args.text, args.max_new_tokens, seed=seeds[0], **more)
     print(args.text, end="", flush=True) # `print` also works where there is no standard output
     for piece in pieces: print(piece, end="", flush=True)
     print()

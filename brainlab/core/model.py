@@ -151,6 +151,13 @@ class BrainModel(nn.Module):
         "Parameters, counted; tied ones once"
         return sum(p.numel() for p in self.parameters())
 
+    @property
+    def state_limit(self) -> int | None:
+        "Tokens a state can hold, None: any number. The least that a layer with a state says by its own `state_limit`; one that says nothing holds `context_length`"
+        layers = [m for m in self.modules() if m is not self and hasattr(m, "init_state")]
+        limits = [getattr(m, "state_limit", self.config.context_length) for m in layers] or [self.config.context_length]
+        return min((n for n in limits if n is not None), default=None)
+
     def ways(self) -> list:
         "Options of `forward`, `prefill` and `step` that are ways of using the model; each is put to the checks"
         return [{}]

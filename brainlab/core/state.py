@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 # %% ../../nbs/core/state.ipynb #664e4f84
-from .errors import BrainlabError
+from .errors import BrainlabError, UsageError
 
 # %% ../../nbs/core/state.ipynb #46c40090
 @dataclass
@@ -42,6 +42,24 @@ class State:
         rows = torch.as_tensor(rows, device=self.position.device)
         if not rows.numel(): rows = rows.long()
         return self.map(lambda t: t[rows].clone())
+
+    def put(self,
+        rows,  # indices or a mask [b]
+        other, # a state of the same model, a row for each of `rows`
+    ):
+        "Overwrite `rows` in place with the rows of `other`"
+        _fit(self, other)
+        mine = self.tensors()
+        for k, t in other.tensors().items(): mine[k][rows] = t
+        return self
+
+    def join(self,
+        *others, # states of the same model
+    ):
+        "A state that holds copies of all rows, one state after the other"
+        for o in others: _fit(self, o)
+        columns = zip(*(o.tensors().values() for o in (self, *others)))
+        return self.map(lambda _: torch.cat(next(columns)))
 
     def detach(self):
         "The same values without gradient history"
@@ -88,6 +106,14 @@ class State:
             for k, t in mine.items(): t.copy_(stored[k])
         return self
 
+def _fit(one, other):
+    "Refuse states that differ in more than their rows; raises `UsageError`"
+    a, b = ({k: (t.shape[1:], t.dtype) for k, t in o.tensors().items()} for o in (one, other))
+    bad = [k for k in {**a, **b} if a.get(k) != b.get(k)]
+    if bad: raise UsageError(f"The states differ in '{bad[0]}': {_shape(a, bad[0])} and {_shape(b, bad[0])}; take states of the same model.")
+
+def _shape(table, k): return f"[b {' '.join(map(str, table[k][0]))}] {table[k][1]}".replace(" ]", "]") if k in table else "nothing"
+
 def _map(v, f):
     "`f` on a tensor, a state or a list of states"
     if isinstance(v, torch.Tensor): return f(v)
@@ -111,6 +137,8 @@ class StackState(State):
 # %% ../../nbs/core/state.ipynb #127864a2
 class PerToken(nn.Module):
     "Base of layers that remember nothing between tokens"
+    state_limit = None # its state holds any number of tokens
+
     def init_state(self, b: int) -> State:
         "A state for `b` sequences"
         return State(torch.zeros(b, dtype=torch.long, device=next(chain(self.parameters(), self.buffers())).device))

@@ -10,14 +10,16 @@ __all__ = ['Speculation', 'accept', 'Chooser', 'speculative_stream', 'check_laye
 # %% ../../nbs/decoding/speculation.ipynb #123069ba
 import time
 from dataclasses import dataclass
+from math import inf
+from types import SimpleNamespace
 from numbers import Integral, Real
 
 # %% ../../nbs/decoding/speculation.ipynb #8917a436
 import torch
 
 # %% ../../nbs/decoding/speculation.ipynb #b65b5918
-from ..core.errors import UsageError
-from ..core.model import ModelOutput
+from ..core.errors import BrainlabError, UsageError
+from .engine import Rules, TokenOutput, thinking
 from .sampling import probabilities
 
 # %% ../../nbs/decoding/speculation.ipynb #cd4f595b
@@ -107,61 +109,66 @@ def accept(
 
 # %% ../../nbs/decoding/speculation.ipynb #75a25a46
 class Chooser:
-    "From logits to the next token, with what may be said there; can be set back to an earlier place"
+    "From logits to the next token of one row, with what may be said there; can be set back to an earlier place"
     def __init__(self,
-        allow,                    # `before(logits, i)` strikes out what may not be said, `after(token)` notes what was said
-        temperature: float = 0.,  # 0: always the best token
-        top_k: int | None = None,
-        top_p: float | None = None,
-        generator: torch.Generator | None = None,
+        rules: Rules,
+        prompt: list,  # ids
+        seed: int,     # of the draws
+        device="cpu",  # of the model
     ):
-        self.allow, self.temperature, self.top_k, self.top_p, self.generator = allow, temperature, top_k, top_p, generator
+        pending, count = rules.past([prompt], device)
+        at = lambda: torch.zeros(1, dtype=torch.long, device=device)
+        self.rules, self.how, self.w = rules, rules.sampling, SimpleNamespace(position=at(), token=at(), pending=pending, count=count)
+        self.generator = torch.Generator(device).manual_seed(seed)
 
-    def distribution(self, logits, i): # [1 v] -> masked logits, and the distribution [1 v] where there is chance
-        logits = self.allow.before(logits, i)
-        return logits, None if self.temperature == 0 else probabilities(logits, self.temperature, self.top_k, self.top_p)
+    def distribution(self, logits): # [1 v] -> scores, and the distribution [1 v] where there is chance
+        scores = self.rules.scores(logits, self.w)
+        if not scores.amax().isfinite(): raise BrainlabError("The model's scores are not finite numbers; check its weights for NaN.")
+        return scores, None if self.how.temperature == 0 else probabilities(scores, self.how.temperature, self.how.top_k, self.how.top_p, self.how.min_p)
 
-    def draw(self, logits, i): # [1 v] -> token [1], its distribution
-        logits, p = self.distribution(logits, i)
-        token = logits.argmax(-1) if p is None else torch.multinomial(p, 1, generator=self.generator)[:, 0]
-        return token, p
+    def draw(self, logits): # [1 v] -> token [1], its distribution
+        scores, p = self.distribution(logits)
+        token = scores.argmax(-1) if p is None else torch.multinomial(p, 1, generator=self.generator)[:, 0]
+        return self.said(token), p
 
-    def check(self, token, q, logits, i): # drafted token [1] from q, logits of full depth [1 v] -> token that is said, is it the drafted one
-        logits, p = self.distribution(logits, i)
-        if p is None: best = logits.argmax(-1); return best, bool(best == token)
-        return accept(token, p, q, self.generator)
+    def check(self, token, q, logits): # drafted token [1] from q, logits of full depth [1 v] -> token that is said, is it the drafted one
+        scores, p = self.distribution(logits)
+        token, kept = accept(token, p, q, self.generator) if p is not None else (best := scores.argmax(-1), bool(best == token))
+        return self.said(token), kept
+
+    def said(self, token): # [1]
+        self.rules.remember(token, self.w)
+        return token
 
     def place(self):
         "Where the text stands; for `back`"
-        return None if self.allow.characters is None else self.allow.characters.state
+        return {k: v.clone() for k, v in vars(self.w).items()}
 
     def back(self, place):
         "Go on from an earlier place"
-        if self.allow.characters is not None: self.allow.characters.state = place
+        for k, v in place.items(): getattr(self.w, k).copy_(v)
 
-def _draft(halves, choose, token, i, n, bar):
+def _draft(halves, choose, token, n, bar):
     "Up to `n` tokens after `token`: what was read, states, and (token, distribution, place before it) of each draft"
     read, states, drafts = [], [], []
-    for k in range(n):
+    for _ in range(n):
         h, logits, z = halves.shallow(token)
         read.append(token); states.append(h)
         place = choose.place()
-        token, q = choose.draw(logits, i + k)
-        choose.allow.after(token)
+        token, q = choose.draw(logits)
         drafts.append((token, q, place))
         if not z >= bar: break # also where the confidence is not a number
     return torch.stack(read, 1), torch.cat(states, 1), drafts
 
-def _round(model, halves, choose, token, i, n, report, always_copy=False):
+def _round(model, halves, choose, token, n, report, always_copy=False):
     "Draft, check, take back; the tokens that are said, each with its logits"
     undo = _Undo(model, halves, always_copy)
     bar = torch.tensor(report.confidence, dtype=torch.double).logit().item()
-    read, states, drafts = _draft(halves, choose, token, i, n, bar)
+    read, states, drafts = _draft(halves, choose, token, n, bar)
     logits, said = halves.deep(states), []
     for k, (token, q, place) in enumerate(drafts):
         choose.back(place)
-        token, kept = choose.check(token, q, logits[:, k], i + k)
-        choose.allow.after(token)
+        token, kept = choose.check(token, q, logits[:, k])
         said.append((token, logits[:, k]))
         if not kept: break
     undo.back(read, len(said))
@@ -175,30 +182,25 @@ def speculative_stream(
     n: int,                # tokens wanted
     choose: Chooser,
     report: Speculation,   # settings; counts are added to it
-    thinking,              # context manager: evaluation mode without gradients
     always_copy: bool = False, # take tokens back from a copy even where the state can be rewound
-):                         # yields ModelOutput of each token with `.token` [1]
+):                         # yields `TokenOutput` of each token, `.token` [1]
     "As `stream_tokens`, one row, by self-speculation"
-    halves, longest, done, used = _Halves(model, check_layers(model, report)), model.config.context_length, 0, 0
+    halves, longest, done, used = _Halves(model, check_layers(model, report)), model.state_limit or inf, 0, 0
     while done < n:
         start = time.perf_counter()
         with thinking(model):
             if not 0 < used < longest:
                 used = max(1, longest // 2) if used else tokens.shape[1]
                 logits = halves.read(tokens[:, -used:])
-                token, _ = choose.draw(logits, done)
-                choose.allow.after(token)
+                token, _ = choose.draw(logits)
                 said = [(token, logits)]
             else:
-                said = _round(model, halves, choose, tokens[:, -1], done, min(report.g, n - done, longest - used), report, always_copy)
+                said = _round(model, halves, choose, tokens[:, -1], min(report.g, n - done, longest - used), report, always_copy)
                 used += len(said)
             tokens = torch.cat([tokens, torch.stack([o for o, _ in said], 1)], 1)
         done += len(said)
         report.tokens, report.seconds = report.tokens + len(said), report.seconds + time.perf_counter() - start
-        for token, logits in said:
-            out = ModelOutput(logits)
-            out.token = token.clone()
-            yield out
+        for token, logits in said: yield TokenOutput(logits, token=token.clone(), rows=[0])
 
 def check_layers(model, report: Speculation) -> int:
     "Number of layers that draft; raises `UsageError` where the model cannot or has no such layer"

@@ -81,6 +81,11 @@ class CausalAttention(nn.Module):
         self.out.init_parameter = self._init_out
         self.last_work = Work()
 
+    @property
+    def state_limit(self) -> int:
+        "Tokens that the cache holds"
+        return self.context_length
+
     def _init_out(self, name, p, gen):
         "Unit-variance values in, `out_scale` out"
         p.copy_(torch.randn(p.shape, generator=gen) * self.out_scale * self.d**-.5)

@@ -46,6 +46,11 @@ class PreNormBlock(nn.Module):
     def mixer(self): return getattr(self, self.part_names[0])
 
     @property
+    def state_limit(self):
+        "Tokens a state can hold, None: any number"
+        return self.mixer.state_limit
+
+    @property
     def feed(self): return self.part_names[1] and getattr(self, self.part_names[1])
 
     def run(self, x, mix): # [b t d]

@@ -32,6 +32,8 @@ class Clocks(State):
 
 class TimeScales(nn.Module):
     "Causal mixing at several time scales, each computed at its own rate"
+    state_limit = None # its state holds any number of tokens
+
     def __init__(self,
         d: int,                    # model width
         scales: tuple = (1, 2, 4, 8), # tokens per window

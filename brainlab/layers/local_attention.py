@@ -20,6 +20,7 @@ from .attention import CausalAttention, KVCache, angles
 # %% ../../nbs/layers/local_attention.ipynb #151bfd09
 class LocalAttention(CausalAttention):
     "Causal attention over the last `window` tokens"
+    state_limit = None # its state holds any number of tokens
     def __init__(self,
         d: int,               # model width
         h: int,               # heads

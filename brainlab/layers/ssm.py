@@ -38,6 +38,8 @@ class SSMState(State):
 
 class StateSpace(nn.Module):
     "Base of the state-space layers: convolution, scan, gate"
+    state_limit = None # its state holds any number of tokens
+
     def __init__(self,
         d: int,                # model width
         inner: int,            # width of the scan
