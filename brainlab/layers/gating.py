@@ -59,6 +59,7 @@ class MechanismGate(PerToken):
         self.register_buffer("price", price / price.max().clamp(min=1e-9), persistent=False) # 1: the dearest
         self.register_buffer("drawn", torch.zeros((), dtype=torch.long)) # optimizer steps; stored, so that a run resumes bit for bit
         self.gate, self.chosen, self.last_work = Probe(), Probe(), Work()
+        self.kept = None # what the last training pass chose
 
     def after_step(self):
         "Count an optimizer step"
@@ -134,7 +135,10 @@ def forward(
 ) -> torch.Tensor:   # [... d], zero where not active
     "Training: all mechanisms, weighted. Evaluation: each token's best one"
     flat = x.reshape(-1, self.d) if active is None else x[active]
-    y = self.learn(flat)[0] if self.training else self._hard(flat)
+    if self.training:
+        y, choice = self.learn(flat)
+        self.kept = choice
+    else: y = self._hard(flat)
     show(x, active, (self.gate, lambda: self.choose(flat).softmax(-1)), (self.chosen, lambda: _best(self.choose(flat))))
     return spread(y, x, active)
 
@@ -152,6 +156,12 @@ def losses(
     mean = (share * g).sum(0)
     entropy = -(g * g.clamp_min(1e-30).log()).sum(-1, keepdim=True)
     return {"gate_balance": g.shape[-1] * ((share * w).sum(0) * mean).sum(), "gate_price": (mean * self.price.to(g)).sum(), "gate_entropy": (share * entropy).sum()}
+
+@patch
+def take_losses(self: MechanismGate) -> dict: # as `losses`
+    "What the last training pass wants to have minimised beside the model's loss, handed out once"
+    kept, self.kept = self.kept, None
+    return {} if kept is None else self.losses(kept)
 
 @patch
 def gap(

@@ -118,6 +118,7 @@ class Ponder(_Adaptive):
         if not 0 < threshold <= 1: raise UsageError(f"The threshold is a probability in (0, 1], got {threshold}.")
         self.threshold = threshold
         self.register_buffer("prior", geometric(rate, max_steps), persistent=False)
+        self.kept = None # what the last training pass thought
 
 # %% ../../nbs/layers/pondering.ipynb #f6d4148a
 @patch
@@ -154,7 +155,9 @@ def forward(
 ) -> torch.Tensor:   # [... d], zero where not active
     "Training: the expected state. Evaluation: the state where the token stopped"
     flat, self.last_work = x.reshape(-1, self.d) if active is None else x[active], Work()
-    if self.training: thought = self.think(flat); y, steps = thought.mean(), thought.steps()
+    if self.training:
+        thought = self.think(flat)
+        y, steps, self.kept = thought.mean(), thought.steps(), thought
     else: y, steps = self._stop(flat)
     self._show(steps.detach(), x, active)
     return spread(y, x, active)
@@ -175,6 +178,12 @@ def losses(
     p, prior = thought.p, self.prior.to(thought.logp).view(-1, *[1] * (thought.logp.ndim - 1))
     parts = {} if per_step is None else {"ponder_task": _weighted((p * per_step).sum(0), weight)}
     return parts | {"ponder_kl": _weighted((p * (thought.logp - prior)).sum(0), weight)}
+
+@patch
+def take_losses(self: Ponder) -> dict: # "ponder_kl": nats per token
+    "What the last training pass wants to have minimised beside the model's loss, handed out once"
+    kept, self.kept = self.kept, None
+    return {} if kept is None else self.losses(kept)
 
 # %% ../../nbs/layers/pondering.ipynb #c39a2e90
 @dataclass
