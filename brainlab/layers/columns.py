@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..core.cost import Work
 from ..core.errors import UsageError
 from ..core.probe import Probe
-from ..core.state import PerToken
+from ..core.state import Kept, PerToken
 from ..kernels import tables
 from ..kernels.column_native import ColumnLayer, ColumnWeights, check_groups, inhibited, native, select
 from ..kernels.column_mlp import column_mlp
@@ -122,7 +122,7 @@ class ColumnMLP(PerToken):
         self.value = nn.Parameter(torch.empty(c * s, d)) if gated else None # [n d]
         self.threshold = float("-inf") if threshold is None else threshold
         self.scores, self.gate = Probe(), Probe()
-        self.agreement, self.kept_scores = agreement, None
+        self.agreement, self.kept_scores = agreement, Kept()
         self.last_index = None
 
     def init_parameter(self, name, p, gen):
@@ -219,7 +219,7 @@ def forward(
     y, index, gate, scores = self.compute(flat)
     if self.training and self.homeostasis is not None and len(flat): self.homeostasis.count(index)
     self.last_index = index
-    if self.agreement and self.training: self.kept_scores = scores.view(*x.shape[:-1], self.c) if active is None else None
+    if self.agreement and self.training: self.kept_scores.put(scores.view(*x.shape[:-1], self.c) if active is None else None)
     gates = lambda: torch.zeros_like(scores).scatter_add(-1, index.clamp_min(0), gate.to(scores.dtype) * (index >= 0))
     show(x, active, (self.scores, lambda: scores), (self.gate, gates))
     return spread(y, x, active)
@@ -261,7 +261,7 @@ def agreement_loss(
 @patch
 def take_losses(self: ColumnMLP) -> dict: # "agreement": scalar
     "What the last training pass wants to have minimised beside the model's loss, handed out once"
-    scores, self.kept_scores = self.kept_scores, None
+    scores = self.kept_scores.take()
     return {} if scores is None else {"agreement": agreement_loss(scores, self.agreement)}
 
 # %% ../../nbs/layers/columns.ipynb #8f7d5ab3

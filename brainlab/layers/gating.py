@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..core.cost import Work, work_of
 from ..core.errors import UsageError, unknown
 from ..core.probe import Probe
-from ..core.state import PerToken
+from ..core.state import Kept, PerToken
 from .columns import show, spread
 
 # %% ../../nbs/layers/gating.ipynb #953ed19d
@@ -59,7 +59,7 @@ class MechanismGate(PerToken):
         self.register_buffer("price", price / price.max().clamp(min=1e-9), persistent=False) # 1: the dearest
         self.register_buffer("drawn", torch.zeros((), dtype=torch.long)) # optimizer steps; stored, so that a run resumes bit for bit
         self.gate, self.chosen, self.last_work = Probe(), Probe(), Work()
-        self.kept = None # what the last training pass chose
+        self.kept = Kept() # of the last training pass
 
     def after_step(self):
         "Count an optimizer step"
@@ -137,7 +137,7 @@ def forward(
     flat = x.reshape(-1, self.d) if active is None else x[active]
     if self.training:
         y, choice = self.learn(flat)
-        self.kept = choice
+        self.kept.put(choice)
     else: y = self._hard(flat)
     show(x, active, (self.gate, lambda: self.choose(flat).softmax(-1)), (self.chosen, lambda: _best(self.choose(flat))))
     return spread(y, x, active)
@@ -160,8 +160,8 @@ def losses(
 @patch
 def take_losses(self: MechanismGate) -> dict: # as `losses`
     "What the last training pass wants to have minimised beside the model's loss, handed out once"
-    kept, self.kept = self.kept, None
-    return {} if kept is None else self.losses(kept)
+    choice = self.kept.take()
+    return {} if choice is None else self.losses(choice)
 
 @patch
 def gap(

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..core.cost import Work, work_of
 from ..core.errors import UsageError
 from ..core.probe import Probe
-from ..core.state import PerToken
+from ..core.state import Kept, PerToken
 from .columns import spread
 
 # %% ../../nbs/layers/pondering.ipynb #7e2bbf66
@@ -118,7 +118,7 @@ class Ponder(_Adaptive):
         if not 0 < threshold <= 1: raise UsageError(f"The threshold is a probability in (0, 1], got {threshold}.")
         self.threshold = threshold
         self.register_buffer("prior", geometric(rate, max_steps), persistent=False)
-        self.kept = None # what the last training pass thought
+        self.kept = Kept() # of the last training pass
 
 # %% ../../nbs/layers/pondering.ipynb #f6d4148a
 @patch
@@ -157,7 +157,8 @@ def forward(
     flat, self.last_work = x.reshape(-1, self.d) if active is None else x[active], Work()
     if self.training:
         thought = self.think(flat)
-        y, steps, self.kept = thought.mean(), thought.steps(), thought
+        y, steps = thought.mean(), thought.steps()
+        self.kept.put(thought)
     else: y, steps = self._stop(flat)
     self._show(steps.detach(), x, active)
     return spread(y, x, active)
@@ -182,8 +183,8 @@ def losses(
 @patch
 def take_losses(self: Ponder) -> dict: # "ponder_kl": nats per token
     "What the last training pass wants to have minimised beside the model's loss, handed out once"
-    kept, self.kept = self.kept, None
-    return {} if kept is None else self.losses(kept)
+    thought = self.kept.take()
+    return {} if thought is None else self.losses(thought)
 
 # %% ../../nbs/layers/pondering.ipynb #c39a2e90
 @dataclass

@@ -13,6 +13,7 @@ from torch import nn
 
 # %% ../../nbs/layers/quantized.ipynb #90b951d3
 from ..core.cost import Work
+from ..core.state import Kept
 from ..kernels.column_native import ColumnWeights, decode_torch, linear_rows, quantize_rows, select
 from .columns import ColumnMLP, DenseMLP, ready, spread
 from .structured import TwoFourLinear
@@ -67,7 +68,7 @@ class Int8ColumnMLP(ColumnMLP):
         with torch.no_grad(): w = layer.weights().quantized()
         for name in ("d", "c", "s", "k", "threshold", "groups", "active_groups"): setattr(self, name, getattr(layer, name))
         self.inhibition, self.homeostasis, self.scores, self.gate = layer.inhibition, layer.homeostasis, layer.scores, layer.gate
-        self.agreement, self.kept_scores, self.last_index = 0, None, None
+        self.agreement, self.kept_scores, self.last_index = 0, Kept(), None
         for name in ("router", "up", "down", "value"):
             self.register_buffer(name, getattr(w, name) if getattr(w, name) is None or name == "router" else getattr(w, name).flatten(0, 1))
             self.register_buffer(f"{name}_scale", getattr(w, f"{name}_scale"))
