@@ -17,6 +17,7 @@ import torch
 from .records import record
 from .rivals import compare, per_call, repeated
 from .roofline import roofline
+from .workload import graphed
 from ..core.cost import decode_cost
 from ..kernels.native import without_native
 from ..models.braingpt import BrainGPT, BrainGPTConfig
@@ -34,22 +35,31 @@ class Writer:
         prompt: int = 64,  # tokens
         span: int = 64,    # tokens written before going back
         eager: bool = False, # PyTorch's own operations, no native kernels
+        graph: bool = False, # replay the step as a CUDA graph
     ):
         self.model, self.prompt, self.span, self.at, self.around = model, prompt, span, 0, without_native if eager else nullcontext
         gen = torch.Generator().manual_seed(0)
         self.tokens = torch.randint(model.config.vocab_size, (1, prompt + span), generator=gen).to(model.device)
         self.state = model.init_state(1)
-        with torch.inference_mode(): model.prefill(self.tokens[:, :prompt], self.state)
+        self.token = self.tokens[:, prompt].clone()
+        with torch.inference_mode():
+            for piece in self.tokens[:, :prompt].split(model.config.context_length, 1): model.prefill(piece, self.state)
+            self.step = graphed(self._step, str(model.device)) if graph else self._step
+        self.back()
+
+    def _step(self): return self.model.step(self.token, self.state).logits
 
     @torch.inference_mode()
     def __call__(self):
         if self.at == self.span: self.back()
+        self.token.copy_(self.tokens[:, self.prompt + self.at])
         self.at += 1
-        with self.around(): return self.model.step(self.tokens[:, self.prompt + self.at - 1], self.state).logits
+        with self.around(): return self.step()
 
     def back(self):
-        "To the end of the prompt: what the cache holds beyond is overwritten"
-        for s in (self.state, *self.state.layers): s.position.fill_(self.prompt)
+        "To the end of the prompt: what a cache holds beyond is overwritten; a state of fixed size goes on from where it is, in the same time"
+        for name, t in self.state.tensors().items():
+            if name.split(".")[-1] == "position": t.fill_(self.prompt)
         self.at = 0
 
 # %% ../../nbs/bench/decode.ipynb #554a3539

@@ -23,6 +23,7 @@ from ..layers.attention import CausalAttention
 from ..layers.local_attention import LocalAttention
 from ..layers.selective_attention import SelectiveAttention
 from ..layers.sparse_attention import SparseAttention
+from ..layers.ssm import Mamba, Mamba2
 
 # %% ../../nbs/bench/mixers.ipynb #1d21445b
 GOALS = {"C3": "local attention, t 4096, window 256: >= 4x causal SDPA in inference, >= 3.5x in training"}
@@ -65,6 +66,8 @@ MIXERS = { # name -> (function of d, h, t that makes a layer; most tokens it is 
     "full": (CausalAttention, 16384),
     "local, window 256": (partial(LocalAttention, window=256), 16384),
     "selective, 10 %": (SelectiveAttention, 16384),
+    "Mamba-2": (lambda d, h, t: Mamba2(d), 16384),
+    "Mamba": (lambda d, h, t: Mamba(d), 16384),
     "sparse, 5 %": (SparseAttention, 2048), # its choice ranks every score, which takes minutes for the longest texts
 }
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384)
