@@ -135,7 +135,7 @@ class NativeBlock:
         k: torch.Tensor, # cache [b h T w], written
         v: torch.Tensor, # cache [b h T w], written
         position: torch.Tensor, # [b] int64, each below T; the caller has checked and advances it
-    ) -> tuple:          # y [b d]; index [b k], gate [b k] and scores [b c] of the columns; what the feed-forward layer read [b d]
+    ) -> tuple:          # y [b d]; index [b k], gate [b k] and scores [b c] of the columns; memory that begins with the tokens of the feed-forward layer, b*d numbers
         "One token per row through the block"
         b, feed, nt = len(x), self.feed, torch.get_num_threads()
         if x.shape != (b, self.d) or k.shape != (b, self.h, self.T, self.d // self.h): raise UsageError(f"The block takes tokens [b {self.d}] and a cache [b {self.h} {self.T} {self.d // self.h}], got {list(x.shape)} and {list(k.shape)}.")
@@ -144,4 +144,4 @@ class NativeBlock:
         inner = 2 * (c + 1 + b * kk) + b * (max(self.d, self.n) + 1) + nt * max(b * self.d + 3 * s, self.T + self.d // self.w.h)
         scratch = x.new_empty(b * (5 * self.d + self.n) + 16 + inner)
         self._call(ctypes.addressof(self._struct), b, *map(pointer, (x, y, k, v, position, index, gate, scores, scratch)), nt)
-        return y, index, gate, scores, scratch[:b * self.d].view(b, self.d)
+        return y, index, gate, scores, scratch
