@@ -14,6 +14,7 @@ import ctypes, functools
 import torch
 
 # %% ../../nbs/kernels/attention_native.ipynb #ffbcaaf2
+from ..core.errors import UsageError
 from .native import enabled, library, pointer
 
 # %% ../../nbs/kernels/attention_native.ipynb #66dd288c
@@ -82,7 +83,7 @@ def source() -> str:
 @functools.lru_cache
 def _attend():
     "The compiled functions for a cache and for a ring, or None"
-    if (lib := library(_source)) is None: return None
+    if (lib := library(_source, "attend", "attend_ring")) is None: return None
     P, I = ctypes.c_void_p, ctypes.c_int64
     lib.attend.argtypes, lib.attend.restype = (I, I, I, I, P, P, P, P, P, P, P, ctypes.c_int), None
     lib.attend_ring.argtypes, lib.attend_ring.restype = (I, I, I, I, P, P, P, P, P, P, P, P, ctypes.c_int), None
@@ -93,11 +94,19 @@ def can_attend(
     x: torch.Tensor, # input of the layer
     state,           # cache with k, v [b h T w] and position [b]
 ) -> bool:
-    "Is the compiled form usable here? fp32 on a CPU, a cache in one piece, no gradient wanted, a compiler"
+    "Is the compiled form usable here? fp32 on a CPU and no autocast, a cache in one piece, no gradient wanted, a compiler"
     k, v, at = state.k, state.v, state.position
     return (x.dtype == k.dtype == v.dtype == torch.float32 and at.dtype == torch.int64 and k.shape == v.shape and len(at) == len(k) == len(x)
-            and all(o.device.type == "cpu" and o.is_contiguous() for o in (k, v, at)) and not (torch.is_grad_enabled() and x.requires_grad)
-            and enabled() and _attend() is not None)
+            and x.is_cpu and all(o.is_cpu and o.is_contiguous() for o in (k, v, at)) and not (torch.is_grad_enabled() and x.requires_grad)
+            and not torch.is_autocast_enabled("cpu") and enabled() and _attend() is not None)
+
+def _check(qkv, table, k, rows):
+    "What C will trust: queries, keys, values and angles are fp32 on a CPU, and as many as the cache needs"
+    b, h, T, w = k.shape
+    if qkv.dtype is not torch.float32 or not qkv.is_cpu or qkv.shape != (b, 3 * h * w):
+        raise UsageError(f"Queries, keys and values are {qkv.dtype} {list(qkv.shape)} on {qkv.device}, the compiled attention takes float32 [{b} {3 * h * w}] on cpu; use the PyTorch form.")
+    if table.dtype is not torch.float32 or not table.is_cpu or len(table) < rows or table.shape[1:] != (w // 2, 2):
+        raise UsageError(f"The angles are {table.dtype} {list(table.shape)} on {table.device}, the compiled attention takes float32 [{rows} {w // 2} 2] on cpu; use the PyTorch form.")
 
 def attend_step(
     qkv: torch.Tensor,      # queries, keys, values of one token per row [b 3*h*w]
@@ -108,8 +117,9 @@ def attend_step(
 ) -> torch.Tensor:          # [b h*w]
     "Store one token per row and attend from it"
     b, h, T, w = k.shape
-    qkv, y, threads = qkv.contiguous(), torch.empty(b, h * w), torch.get_num_threads()
-    scratch = torch.empty(threads * (T + w))
+    _check(qkv, rope, k, T)
+    qkv, rope, threads = qkv.contiguous(), rope.contiguous(), torch.get_num_threads()
+    y, scratch = qkv.new_empty(b, h * w), qkv.new_empty(threads * (T + w))
     _attend()[0](b, h, w, T, *map(pointer, (qkv, rope, k, v, position, y, scratch)), threads)
     return y
 
@@ -122,7 +132,8 @@ def attend_ring_step(
 ) -> torch.Tensor:          # [b h*w]
     "As `attend_step` over a ring: the oldest token makes room, and what the ring holds is read"
     b, h, T, w = k.shape
-    qkv, turns, y, threads = qkv.contiguous(), turns.contiguous(), torch.empty(b, h * w), torch.get_num_threads()
-    scratch, row = torch.empty(threads * (T + w)), torch.arange(b)
+    _check(qkv, turns, k, b)
+    qkv, turns, threads = qkv.contiguous(), turns.contiguous(), torch.get_num_threads()
+    y, scratch, row = qkv.new_empty(b, h * w), qkv.new_empty(threads * (T + w)), torch.arange(b, device="cpu")
     _attend()[1](b, h, w, T, *map(pointer, (qkv, turns, row, k, v, position, y, scratch)), threads)
     return y

@@ -9,7 +9,7 @@ __all__ = ['BlockWeights', 'native', 'NativeBlock']
 
 # %% ../../nbs/kernels/block_native.ipynb #90e15419
 import ctypes, functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # %% ../../nbs/kernels/block_native.ipynb #00429b84
 import torch
@@ -18,7 +18,7 @@ import torch
 from ..core.errors import UsageError
 from . import attention_native, column_native
 from .column_native import ColumnLayer, ColumnWeights
-from .native import enabled, library, pointer
+from .native import Unreadable, enabled, library, pointer
 
 # %% ../../nbs/kernels/block_native.ipynb #b8afa4c4
 @dataclass
@@ -91,7 +91,7 @@ def _functions() -> dict: # type of the weights -> function
     "The compiled functions; empty without a compiler"
     kinds = {torch.float32: "f32", torch.int8: "i8"}
     source = column_native.source() + attention_native.source() + _block_source + "".join(column_native.typed(_typed_source, k) for k in kinds)
-    if (lib := library(source)) is None: return {}
+    if (lib := library(source, *(f"block_{t}" for t in kinds.values()))) is None: return {}
     found = {k: getattr(lib, f"block_{t}") for k, t in kinds.items()}
     for f in found.values(): f.argtypes, f.restype = (*[ctypes.c_void_p, ctypes.c_int64], *[ctypes.c_void_p] * 9, ctypes.c_int), None
     return found
@@ -107,7 +107,8 @@ class NativeBlock:
     def __init__(self,
         w: BlockWeights, # on the CPU, contiguous
     ):
-        self.w, self.d, self.T = w, w.qkv.shape[1], len(w.rope)
+        self.w = w = replace(w) # as it is now: C has read the addresses
+        self.d, self.T, self.h = w.qkv.shape[1], len(w.rope), w.h
         self._check()
         self.feed = ColumnLayer(w.columns) if w.columns is not None else None
         self.n = 0 if w.columns is not None else len(w.up)
@@ -124,22 +125,23 @@ class NativeBlock:
         for name, shape in shapes.items():
             t, want = getattr(w, name), kind if name in ("qkv", "out", "up", "down") else torch.float32
             if t is not None and (tuple(t.shape) != shape or t.dtype != want or t.device.type != "cpu" or not t.is_contiguous()):
-                raise UsageError(f"'{name}' of the block is {t.dtype} {list(t.shape)} on {t.device}, expected contiguous {want} {list(shape)} on cpu.")
+                raise Unreadable(f"'{name}' of the block is {t.dtype} {list(t.shape)} on {t.device}, expected contiguous {want} {list(shape)} on cpu.")
         scaled = [w.qkv_scale, w.out_scale, *([w.up_scale, w.down_scale] if n else [])]
         if (w.columns is None) == (n == 0) or w.columns is not None and w.columns.up.dtype != kind or any((o is None) == (kind == torch.int8) for o in scaled):
-            raise UsageError(f"A block needs columns or a dense layer, all matrices of one type, and scales with int8 only; its attention is {kind}.")
+            raise Unreadable(f"A block needs columns or a dense layer, all matrices of one type, and scales with int8 only; its attention is {kind}.")
 
     def __call__(self,
         x: torch.Tensor, # one token per row [b d] fp32, contiguous
         k: torch.Tensor, # cache [b h T w], written
         v: torch.Tensor, # cache [b h T w], written
         position: torch.Tensor, # [b] int64, each below T; the caller has checked and advances it
-    ) -> tuple:          # y [b d]; index [b k], gate [b k] and scores [b c] of the columns
+    ) -> tuple:          # y [b d]; index [b k], gate [b k] and scores [b c] of the columns; memory that begins with the tokens of the feed-forward layer, b*d numbers
         "One token per row through the block"
         b, feed, nt = len(x), self.feed, torch.get_num_threads()
-        c, s, kk = (feed.c, feed.s, feed.w.k) if feed else (1, self.n, 1)
-        y, index, gate, scores = torch.empty_like(x), torch.empty(b, kk, dtype=torch.long), torch.empty(b, kk), torch.empty(b, c)
+        if x.shape != (b, self.d) or k.shape != (b, self.h, self.T, self.d // self.h): raise UsageError(f"The block takes tokens [b {self.d}] and a cache [b {self.h} {self.T} {self.d // self.h}], got {list(x.shape)} and {list(k.shape)}.")
+        c, s, kk = (feed.c, feed.s, feed.k) if feed else (1, self.n, 1)
+        y, index, gate, scores = torch.empty_like(x), x.new_empty(b, kk, dtype=torch.long), x.new_empty(b, kk), x.new_empty(b, c)
         inner = 2 * (c + 1 + b * kk) + b * (max(self.d, self.n) + 1) + nt * max(b * self.d + 3 * s, self.T + self.d // self.w.h)
-        scratch = torch.empty(b * (5 * self.d + self.n) + 16 + inner)
+        scratch = x.new_empty(b * (5 * self.d + self.n) + 16 + inner)
         self._call(ctypes.addressof(self._struct), b, *map(pointer, (x, y, k, v, position, index, gate, scores, scratch)), nt)
-        return y, index, gate, scores
+        return y, index, gate, scores, scratch

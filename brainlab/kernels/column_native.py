@@ -19,7 +19,7 @@ from torch.nn import functional as F
 # %% ../../nbs/kernels/column_native.ipynb #9279000d
 from ..core.errors import UsageError
 from .column_mlp import grouped
-from .native import enabled, library, pointer
+from .native import Unreadable, enabled, library, pointer
 
 # %% ../../nbs/kernels/column_native.ipynb #ccf22040
 def quantize_rows(
@@ -313,7 +313,7 @@ class Layer(ctypes.Structure):
 @functools.lru_cache
 def _functions():
     "Type of weight -> (linear, layer), or an empty dict without a compiler"
-    if (lib := library(source())) is None: return {}
+    if (lib := library(source(), *(f"{f}_{t}" for f in ("linear", "layer") for *_, t in _types.values()))) is None: return {}
     P, I, N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     found = {}
     for kind, (*_, t) in _types.items():
@@ -334,7 +334,8 @@ class ColumnLayer:
     def __init__(self,
         w: ColumnWeights, # on the CPU, contiguous
     ):
-        self.w, (self.c, self.s, self.d) = w, w.up.shape
+        self.w = w = replace(w) # numbers that change later, or other tensors, are not seen by C, and must not be seen here
+        (self.c, self.s, self.d), self.k = w.up.shape, w.k
         self._check()
         self._call = _functions().get(w.up.dtype, (None, None))[1] if w.up.device.type == "cpu" else None
         names = [n for n, _ in Layer._fields_[4:-3]]
@@ -350,7 +351,7 @@ class ColumnLayer:
             if (t := getattr(w, n)) is None: continue
             kind = w.up.dtype if n in ("router", "up", "down", "value") else torch.float32
             if tuple(t.shape) != shape or t.dtype != kind or t.device != w.up.device or not t.is_contiguous():
-                raise UsageError(f"'{n}' of the column weights is {t.dtype} {list(t.shape)} on {t.device}, expected contiguous {kind} {list(shape)} on {w.up.device}.")
+                raise Unreadable(f"'{n}' of the column weights is {t.dtype} {list(t.shape)} on {t.device}, expected contiguous {kind} {list(shape)} on {w.up.device}.")
 
     def __call__(self,
         x: torch.Tensor, # tokens [t d] fp32
@@ -360,9 +361,9 @@ class ColumnLayer:
         if x.ndim != 2 or x.shape[1] != self.d: raise UsageError(f"The layer takes tokens [t {self.d}], got {list(x.shape)}.")
         plain = add is None or add.shape == x.shape and add.dtype == x.dtype and add.device == x.device
         if self._call is None or not enabled() or not plain or x.dtype != torch.float32 or not x.device.type == "cpu": return self._slow(x, add)
-        t, k, nt, x = len(x), self.w.k, torch.get_num_threads(), x.contiguous()
-        y, index, gate, scores = torch.empty_like(x), torch.empty(t, k, dtype=torch.long), torch.empty(t, k), torch.empty(t, self.c)
-        scratch = torch.empty(2 * (self.c + 1 + t * k) + t * (self.d + 1) + nt * (t * self.d + 3 * self.s))
+        t, k, nt, x = len(x), self.k, torch.get_num_threads(), x.contiguous()
+        y, index, gate, scores = torch.empty_like(x), x.new_empty(t, k, dtype=torch.long), x.new_empty(t, k), x.new_empty(t, self.c)
+        scratch = x.new_empty(2 * (self.c + 1 + t * k) + t * (self.d + 1) + nt * (t * self.d + 3 * self.s))
         if add is not None: add = add.contiguous()
         self._call(ctypes.addressof(self.struct), t, pointer(x), pointer(add), pointer(y), pointer(index), pointer(gate), pointer(scores), pointer(scratch), nt)
         return y, index, gate, scores
@@ -382,12 +383,12 @@ def linear_rows(
 ) -> torch.Tensor:       # [... n]
     "`x @ w.T`, weights read in the type in which they are stored; without gradients"
     flat = x.reshape(-1, x.shape[-1])
-    call = _functions().get(w.dtype, (None,))[0] if enabled() and w.device.type == "cpu" and x.dtype == torch.float32 else None
+    call = _functions().get(w.dtype, (None,))[0] if enabled() and w.is_cpu and x.is_cpu and x.dtype == torch.float32 else None
     fits = x.shape[-1] == w.shape[1] and w.is_contiguous() and (scale is None) == (w.dtype != torch.int8)
-    fits = fits and (scale is None or scale.dtype == torch.float32 and scale.shape == w.shape[:1])
-    fits = fits and (add is None or add.dtype == torch.float32 and add.shape == (*x.shape[:-1], len(w)))
+    fits = fits and (scale is None or scale.is_cpu and scale.dtype == torch.float32 and scale.shape == w.shape[:1] and scale.is_contiguous())
+    fits = fits and (add is None or add.is_cpu and add.dtype == torch.float32 and add.shape == (*x.shape[:-1], len(w)))
     if call is None or len(flat) > few_rows or not fits: return _linear_torch(x, w, scale, add)
-    flat, y, scratch = flat.contiguous(), torch.empty(*x.shape[:-1], len(w)), torch.empty(len(flat) * (1 + flat.shape[1]))
+    flat, y, scratch = flat.contiguous(), x.new_empty(*x.shape[:-1], len(w)), x.new_empty(len(flat) * (1 + flat.shape[1]))
     if add is not None: add = add.contiguous()
     call(len(flat), *w.shape, pointer(flat), pointer(w), pointer(scale), pointer(add), pointer(y), pointer(scratch), torch.get_num_threads())
     return y

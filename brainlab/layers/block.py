@@ -23,9 +23,9 @@ from ..core.probe import Probe
 from ..kernels.attention_native import can_attend
 from ..kernels.block_native import BlockWeights, NativeBlock, native
 from ..kernels.column_native import few_rows
-from ..kernels.native import enabled
+from ..kernels.native import Unreadable, enabled
 from .attention import CausalAttention
-from .columns import ColumnMLP, DenseMLP
+from .columns import ColumnMLP, DenseMLP, overridden
 from .quantized import Int8ColumnMLP, Int8DenseMLP, Int8Linear
 
 # %% ../../nbs/layers/block.ipynb #66c047cf
@@ -93,19 +93,25 @@ class _Bound:
     hooks: list   # dictionaries of hooks of the block and all inside; no reference to the block itself, which has to be free to go
     probes: list
     edges: list   # (dictionary, name, module or None) of every submodule and every absent tensor
-    slots: list   # (dictionary, name, address, type) of every tensor
-    plain: tuple  # numbers that decide which columns are computed
+    slots: list   # (dictionary, name, address, type, length) of every tensor
+    numbers: list # (dictionary, name, value) of what decides how it is computed
+    sizes: list   # (dictionary, length) of every module's attributes: a method put on the object adds one
 
     def stands(self) -> bool:
-        "Is the block still made of the same parts, every tensor where it was, with nobody hooked in? Asked for every token, so written for speed"
+        "Is the block still made of the same parts, every tensor where it was? Asked for every token, so written for speed"
         for d, n, m in self.edges:
             if d.get(n) is not m: return False
-        for d, n, at, kind in self.slots:
+        for d, n, at, kind, size in self.slots:
             t = d.get(n)
-            if t is None or t.data_ptr() != at or t.dtype is not kind: return False
-        return not any(self.hooks) and _plain(self.feed) == self.plain
+            if t is None or t.data_ptr() != at or t.dtype is not kind or t.numel() != size or not t.is_contiguous(): return False
+        for d, n, v in self.numbers:
+            if d.get(n) != v: return False
+        for d, n in self.sizes:
+            if len(d) != n: return False
+        return True
 
-def _plain(feed): return feed is not None and tuple(map(feed.__dict__.get, ("k", "threshold", "active_groups")))
+_numbers = ("k", "threshold", "groups", "active_groups", "eps", "d", "h", "context_length")
+_everywhere = [torch.nn.modules.module._global_forward_hooks, torch.nn.modules.module._global_forward_pre_hooks] # hooks on all modules there are
 
 _bound = WeakKeyDictionary() # block -> _Bound
 
@@ -114,9 +120,9 @@ def _parts(block):
     norm1, attn, norm2, feed = block.norm1, block.mixer, getattr(block, "norm2", None), block.feed
     plain = type(attn) is CausalAttention and attn.soma is None and type(feed) in (ColumnMLP, DenseMLP, Int8ColumnMLP, Int8DenseMLP)
     plain = plain and all(type(o) is nn.RMSNorm and o.eps is None and o.weight is not None for o in (norm1, norm2))
-    if not plain or {type(attn.qkv), type(attn.out)} not in ({nn.Linear}, {Int8Linear}) or any(m._forward_hooks or m._forward_pre_hooks for m in block.modules()): return None
+    if not plain or {type(attn.qkv), type(attn.out)} not in ({nn.Linear}, {Int8Linear}) or any(map(overridden, block.modules())) or not attn.fused_step: return None
     kind = (feed.up.weight if isinstance(feed, Int8DenseMLP) else feed.up).dtype
-    return (norm1, attn, norm2, feed) if kind == attn.qkv.weight.dtype and norm1.weight.dtype == torch.float32 and kind in (torch.float32, torch.int8) else None
+    return (norm1, attn, norm2, feed) if kind == attn.qkv.weight.dtype and kind in (torch.float32, torch.int8) else None
 
 def _weights(norm1, attn, norm2, feed) -> BlockWeights:
     "What the native form reads, as views"
@@ -130,13 +136,19 @@ def _bind(block) -> _Bound:
     "Bind the block to its memory; again only when something of it has changed"
     if (found := _bound.get(block)) is not None and found.stands(): return found
     parts, modules = _parts(block), list(block.modules())
-    call = NativeBlock(_weights(*parts)) if parts and parts[0].weight.device.type == "cpu" and native(parts[1].qkv.weight.dtype) else None
+    call = _native_block(parts) if parts and native(parts[1].qkv.weight.dtype) else None
     tensors = [(d, n, t) for m in modules for d in (m._parameters, m._buffers) for n, t in d.items()]
-    hooks = [d for m in modules for d in (m._forward_hooks, m._forward_pre_hooks)]
+    hooks = [d for m in modules for d in (m._forward_hooks, m._forward_pre_hooks)] + _everywhere
     edges = [(m._modules, n, o) for m in modules for n, o in m._modules.items()] + [(d, n, None) for d, n, t in tensors if t is None]
-    slots = [(d, n, t.data_ptr(), t.dtype) for d, n, t in tensors if t is not None]
-    _bound[block] = _Bound(call, block.mixer, block.feed, hooks, [m for m in modules if isinstance(m, Probe)], edges, slots, _plain(block.feed))
+    slots = [(d, n, t.data_ptr(), t.dtype, t.numel()) for d, n, t in tensors if t is not None]
+    numbers = [(m.__dict__, n, m.__dict__[n]) for m in (block.norm1, block.mixer, getattr(block, "norm2", None), block.feed) if m is not None for n in _numbers if n in m.__dict__]
+    _bound[block] = _Bound(call, block.mixer, block.feed, hooks, [m for m in modules if isinstance(m, Probe)], edges, slots, numbers, [(m.__dict__, len(m.__dict__)) for m in modules])
     return _bound[block]
+
+def _native_block(parts):
+    "The native form, or None where it cannot read the memory of the parts"
+    try: return NativeBlock(_weights(*parts))
+    except Unreadable: return None
 
 def native_step(
     block: PreNormBlock,
@@ -147,14 +159,14 @@ def native_step(
     if x.shape[1] != 1 or not 0 < len(x) <= few_rows or block.training or torch.is_grad_enabled() or x.dtype != torch.float32: return None
     if type(block).run is not PreNormBlock.run or not enabled() or _len_torch_dispatch_stack() or torch.is_autocast_enabled("cpu"): return None
     bound = _bind(block)
-    if bound.call is None or any(p.sink is not None for p in bound.probes): return None
+    if bound.call is None or any(bound.hooks) or any(p.sink is not None for p in bound.probes): return None
     bound.attn.check_rows(x, state)
     if not can_attend(x, state): return None
     last = bound.attn.last_position(state.position)
-    y, index, _, _ = bound.call(x[:, 0].contiguous(), state.k, state.v, state.position)
+    y, index, _, _, read = bound.call(x[:, 0].contiguous(), state.k, state.v, state.position)
     state.position += 1
     bound.attn.note(len(x), last + 1)
-    if bound.call.feed: bound.feed.last_index = index
+    if bound.call.feed: bound.feed.last_index, bound.feed.last_few = index, read
     return y[:, None]
 
 @patch

@@ -65,6 +65,7 @@ class CausalLM(BrainModel):
 
     def prefill(self, tokens, state, exit_threshold=None) -> ModelOutput: # [b t] -> logits [b v] after the last token
         "Read a prompt into the state"
+        if tokens.ndim == 2 and not tokens.shape[1]: raise UsageError(f"A prompt needs at least one token, got {list(tokens.shape)}; begin with the token that begins a text.")
         out = self._think(self.embed(self.check_tokens(tokens)), state.layers, exit_threshold, last=True)
         state.position += tokens.shape[1]
         return out

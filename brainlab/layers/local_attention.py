@@ -15,7 +15,7 @@ from torch.nn import functional as F
 # %% ../../nbs/layers/local_attention.ipynb #fe3a84e4
 from ..kernels.attention_native import attend_ring_step, can_attend
 from ..kernels.local_attention import check_window, local_attention, sliding
-from .attention import CausalAttention, KVCache, angles
+from .attention import CausalAttention, KVCache, angles, furthest
 
 # %% ../../nbs/layers/local_attention.ipynb #151bfd09
 class LocalAttention(CausalAttention):
@@ -39,7 +39,7 @@ class LocalAttention(CausalAttention):
 
     def turns(self, pos): # [...] -> [... w/2 2]
         "Angles of any positions"
-        if not pos.is_cuda and (not pos.numel() or int(pos.max()) < self.context_length): return self.rope[pos]
+        if not pos.is_cuda and (not pos.numel() or furthest(pos) < self.context_length): return self.rope[pos]
         return angles(pos, self.d // self.h).to(self.rope.dtype)
 
     def table(self, t):
@@ -57,7 +57,7 @@ class LocalAttention(CausalAttention):
 
     def seen(self, pos):
         "The most tokens behind a query, its own included; on a GPU nobody looks"
-        return int(pos.max()) + 1 if pos.numel() and not pos.is_cuda else self.context_length
+        return furthest(pos) + 1 if pos.numel() and not pos.is_cuda else self.context_length
 
     def forward(self, x): # [b t d] -> [b t d]
         b, t = x.shape[:2]

@@ -10,6 +10,7 @@ __all__ = ['Int8Linear', 'Int8Embedding', 'Int8ColumnMLP', 'Int8DenseMLP', 'quan
 # %% ../../nbs/layers/quantized.ipynb #13472829
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 # %% ../../nbs/layers/quantized.ipynb #90b951d3
 from ..core.cost import Work
@@ -51,7 +52,7 @@ class Int8Embedding(nn.Module):
 
     def forward(self, tokens): # [...] -> [... d]
         self.last_rows = tokens.numel()
-        return self.head.weight[tokens] * self.head.scale[tokens][..., None]
+        return F.embedding(tokens, self.head.weight) * F.embedding(tokens, self.head.scale[:, None]) # refuses what `nn.Embedding` refuses
 
     def executed(self) -> Work:
         "Work of the last call: the rows that were looked up"
@@ -68,7 +69,7 @@ class Int8ColumnMLP(ColumnMLP):
         with torch.no_grad(): w = layer.weights().quantized()
         for name in ("d", "c", "s", "k", "threshold", "groups", "active_groups"): setattr(self, name, getattr(layer, name))
         self.inhibition, self.homeostasis, self.scores, self.gate = layer.inhibition, layer.homeostasis, layer.scores, layer.gate
-        self.agreement, self.kept_scores, self.last_index = 0, Kept(), None
+        self.agreement, self.kept_scores, self.last_index, self.last_few = 0, Kept(), None, None
         for name in ("router", "up", "down", "value"):
             self.register_buffer(name, getattr(w, name) if getattr(w, name) is None or name == "router" else getattr(w, name).flatten(0, 1))
             self.register_buffer(f"{name}_scale", getattr(w, f"{name}_scale"))
@@ -81,7 +82,8 @@ class Int8ColumnMLP(ColumnMLP):
 
     def memory(self) -> tuple:
         "All tensors that `weights` shows"
-        return self.router, self.up, self.down, self.value, getattr(self.inhibition, "raw", None), getattr(self.homeostasis, "bias", None)
+        scales = self.router_scale, self.up_scale, self.down_scale, self.value_scale
+        return self.router, self.up, self.down, self.value, getattr(self.inhibition, "raw", None), getattr(self.homeostasis, "bias", None), *scales
 
     def choose(self, x): # [t d]
         "Which columns each token uses, and with what weight"
@@ -91,6 +93,7 @@ class Int8ColumnMLP(ColumnMLP):
     def compute(self, x): # [t d]
         "Choose and compute"
         layer = ready(self, x)
+        self.last_few = x if layer is not None else None
         return decode_torch(x, self.weights()) if layer is None else layer(x)
 
 class Int8DenseMLP(nn.Module):
@@ -111,7 +114,8 @@ def quantize_(
     model: nn.Module, # changed in place
     least: int = 16,  # linear layers with fewer outputs stay fp32
 ) -> nn.Module:
-    "Replace large weights by int8 rows"
+    "Replace large weights by int8 rows; the rest becomes fp32"
+    model.float()
     tied = {id(m.weight): m for m in model.modules() if isinstance(m, nn.Linear)}
     made = {} # id of a weight -> the weight and its int8 layer, so that what was tied stays tied
     def small(w):

@@ -21,10 +21,10 @@ from torch.nn import functional as F
 
 # %% ../../nbs/layers/sparsity.ipynb #17579a99
 from ..core.cost import Work
-from ..core.errors import UsageError, unknown
+from ..core.errors import UsageError, check_sizes, unknown
 from ..core.probe import Probe
 from ..core.state import PerToken
-from .columns import Homeostasis, show, spread
+from .columns import Homeostasis, rows_of, show, spread
 
 # %% ../../nbs/layers/sparsity.ipynb #166803b5
 def by_rows(
@@ -81,6 +81,7 @@ class TopK(nn.Module):
 def check_k(n: int, k: int):
     "Refuse an impossible number of kept neurons; raises `UsageError`"
     if not 1 <= k <= n: raise UsageError(f"A selector needs 1 <= k <= n, got k = {k} of n = {n}.")
+    check_sizes("A selector", n=n, k=k)
 
 # %% ../../nbs/layers/sparsity.ipynb #ce278327
 class Boost(Homeostasis):
@@ -126,6 +127,7 @@ class SparseMLP(PerToken):
         out_scale: float = 1., # scale of the initial down weights, (2 n_layer)^-.5 in a deep stack
     ):
         super().__init__()
+        check_sizes("A sparse layer", d=d)
         self.d, self.n, self.select, self.out_scale = d, select.n, select, out_scale
         self.up = nn.Parameter(torch.empty(self.n, d))   # [n d]
         self.down = nn.Parameter(torch.empty(self.n, d)) # [n d]
@@ -142,7 +144,7 @@ class SparseMLP(PerToken):
         active: torch.Tensor | None = None, # [...] bool, tokens to compute; default all
     ) -> torch.Tensor:   # [... d], zero where not active
         "Compute all pre-activations, keep some, add up their rows"
-        flat = x.reshape(-1, self.d) if active is None else x[active]
+        flat = rows_of(x, active, self.d)
         a = F.linear(flat, self.up)
         index, keep = self.select(a)
         h = (a if index is None else a.gather(1, index)).relu().square()
