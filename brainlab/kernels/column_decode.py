@@ -14,7 +14,7 @@ import torch
 
 # %% ../../nbs/kernels/column_decode.ipynb #d223fd9a
 from ..core.errors import UsageError
-from .column_mlp import check_form, example, form_checks
+from .column_mlp import check_arguments, check_form, example, form_checks
 from .column_native import ColumnWeights, inhibited
 from .launch import at, few_warps, fitted, jit, launch, tl, triton
 
@@ -33,11 +33,11 @@ def activity(a, v, GATED: tl.constexpr):
     return h
 
 @jit
-def _decode_up(x, index, gate, up, value, h, x_stride, uc, us, vc, vs, K: tl.constexpr, S: tl.constexpr, D: tl.constexpr,
+def _decode_up(x, index, gate, up, value, h, C, x_stride, uc, us, vc, vs, K: tl.constexpr, S: tl.constexpr, D: tl.constexpr,
                GATED: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr):
     pair = tl.program_id(0)
     j = tl.load(index + pair)
-    if j >= 0:
+    if (j >= 0) & (j < C):
         g = tl.load(gate + pair).to(tl.float32)
         s = tl.program_id(1) * BLOCK_S + tl.arange(0, BLOCK_S)
         a = tl.zeros((BLOCK_S, BLOCK_D), tl.float32)
@@ -50,7 +50,7 @@ def _decode_up(x, index, gate, up, value, h, x_stride, uc, us, vc, vs, K: tl.con
         tl.store(h + at(pair, S) + s, g * activity(tl.sum(a, 1), tl.sum(v, 1), GATED), mask=s < S)
 
 @jit
-def _decode_down(h, index, down, residual, y, r_stride, dc, ds, K: tl.constexpr, S: tl.constexpr, D: tl.constexpr,
+def _decode_down(h, index, down, residual, y, C, r_stride, dc, ds, K: tl.constexpr, S: tl.constexpr, D: tl.constexpr,
                  RESIDUAL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
     token = tl.program_id(1)
     d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -60,9 +60,10 @@ def _decode_down(h, index, down, residual, y, r_stride, dc, ds, K: tl.constexpr,
     for lo in range(0, K * S, BLOCK_R):
         r = lo + tl.arange(0, BLOCK_R)
         j = tl.load(index + token * K + r // S, mask=r < K * S, other=-1)
-        hr = tl.load(h + at(token, K * S) + r, mask=j >= 0, other=0.)
+        live = (j >= 0) & (j < C)
+        hr = tl.load(h + at(token, K * S) + r, mask=live, other=0.)
         w = down + at(j, dc)[:, None] + at(r % S, ds)[:, None] + d[None, :]
-        acc += hr[:, None] * tl.load(w, mask=(j >= 0)[:, None] & (d < D)[None, :], other=0.).to(tl.float32)
+        acc += hr[:, None] * tl.load(w, mask=live[:, None] & (d < D)[None, :], other=0.).to(tl.float32)
     tl.store(y + at(token, D) + d, o + tl.sum(acc, 0), mask=d < D)
 
 # %% ../../nbs/kernels/column_decode.ipynb #624c322a
@@ -77,7 +78,8 @@ def rows_packed(o: torch.Tensor) -> torch.Tensor:
     return o if o.stride(-1) == 1 else o.contiguous()
 
 def packed(x, index, gate, up, down, value) -> tuple: # shapes as in `decode`
-    "The arguments as kernels read them: unit stride along d, choices without gaps, `up` standing in for a missing `value`"
+    "The arguments as kernels read them: unit stride along d, choices without gaps, `up` standing in for a missing `value`; checked where that needs no waiting"
+    if index.is_cpu: check_arguments(x, index, gate, up, down, value)
     up, down = rows_packed(up), rows_packed(down)
     return rows_packed(x), index.contiguous(), gate.contiguous(), up, down, up if value is None else rows_packed(value)
 
@@ -88,7 +90,7 @@ def strides(*weights) -> list:
 # %% ../../nbs/kernels/column_decode.ipynb #fe335485
 def decode(
     x: torch.Tensor,     # tokens [t d]
-    index: torch.Tensor, # chosen columns [t k], -1: no column
+    index: torch.Tensor, # chosen columns [t k], distinct in a row; -1, and on a GPU any number beyond the columns: no column
     gate: torch.Tensor,  # their weights [t k]
     up: torch.Tensor,    # [c s d]
     down: torch.Tensor,  # [c s d]
@@ -96,16 +98,16 @@ def decode(
     residual: torch.Tensor | None = None, # [t d], added to the result
 ) -> torch.Tensor:       # [t d]
     "Two kernels that read each chosen block once per token; no gradient"
-    gated, (t, k), (_, s, d) = value is not None, index.shape, up.shape
+    gated, (t, k), (c, s, d) = value is not None, index.shape, up.shape
     x, index, gate, up, down, value = packed(x, index, gate, up, down, value)
     h, y = x.new_empty(t * k, s, dtype=torch.float32), x.new_empty(t, d)
     b = fitted("column_mlp.decode_up", x, BLOCKS["decode_up"], BLOCK_S=s, BLOCK_D=d)
     b = few_warps(b, b["BLOCK_S"] * b["BLOCK_D"])
-    launch(_decode_up, (t * k, triton.cdiv(s, b["BLOCK_S"])), x, index, gate, up, value, h, x.stride(0), *strides(up, value), K=k, S=s, D=d, GATED=gated, **b)
+    launch(_decode_up, (t * k, triton.cdiv(s, b["BLOCK_S"])), x, index, gate, up, value, h, c, x.stride(0), *strides(up, value), K=k, S=s, D=d, GATED=gated, **b)
     b = fitted("column_mlp.decode_down", x, BLOCKS["decode_down"], BLOCK_R=k * s, BLOCK_D=d)
     b = few_warps(b, b["BLOCK_R"] * b["BLOCK_D"])
     more = x if residual is None else rows_packed(residual)
-    launch(_decode_down, (triton.cdiv(d, b["BLOCK_D"]), t), h, index, down, more, y, more.stride(0), *strides(down),
+    launch(_decode_down, (triton.cdiv(d, b["BLOCK_D"]), t), h, index, down, more, y, c, more.stride(0), *strides(down),
             K=k, S=s, D=d, RESIDUAL=residual is not None, **b)
     return y
 
@@ -168,6 +170,8 @@ def route(
     "Scores, inhibition, bias, top-k and gate in one kernel; no gradient"
     t, (c, d) = len(x), weight.shape
     if not 1 <= k <= c: raise UsageError(f"route needs 1 <= k <= c, got k = {k} of c = {c} columns.")
+    for name, o, shape in (("x", x, (t, d)), ("inhibition", inhibition, (c, c)), ("bias", bias, (c,))):
+        if o is not None and o.shape != shape: raise UsageError(f"{name} of route is {list(o.shape)}, expected {list(shape)} for a router of {list(weight.shape)}.")
     x, weight = rows_packed(x), rows_packed(weight)
     if counter is None: counter = torch.zeros(t, dtype=torch.int32, device=x.device)
     scratch, index, gate = x.new_empty(t, 2, c, dtype=torch.float32), x.new_empty(t, k, dtype=torch.int64), x.new_empty(t, k)

@@ -192,7 +192,7 @@ def form_checks(
 
 # %% ../../nbs/kernels/column_mlp.ipynb #95381651
 def check_arguments(x, index, gate, up, down, value=None): # as in `reference`
-    "Raise `UsageError` where the arguments of `column_mlp` do not fit each other; the range of `index` is looked at on a CPU only"
+    "Raise `UsageError` where the arguments of `column_mlp` do not fit each other; what `index` holds is looked at on a CPU only"
     def refuse(name, o, expected): raise UsageError(f"{name} of column_mlp is {list(o.shape)} of {o.dtype} on {o.device}, expected {expected}.")
     if x.ndim != 2 or not x.is_floating_point(): refuse("x", x, "floating point [t d]; flatten the leading axes first")
     if up.ndim != 3 or up.shape[2] != x.shape[1]: refuse("up", up, f"[c s d] with d = {x.shape[1]} as in x")
@@ -210,6 +210,9 @@ def check_arguments(x, index, gate, up, down, value=None): # as in `reference`
     if index.is_cpu and index.numel():
         lo, hi = (int(o) for o in index.aminmax())
         if lo < -1 or hi >= len(up): raise UsageError(f"index of column_mlp holds {lo} ... {hi}, expected columns 0 ... {len(up) - 1}, or -1 for no column.")
+        row = index.sort(1).values
+        twice = ((row[:, 1:] == row[:, :-1]) & (row[:, 1:] >= 0)).any(1)
+        if twice.any(): raise UsageError(f"index of column_mlp holds a column twice, in row {int(twice.nonzero()[0])}, expected distinct columns; add up their gates and give -1 for the second.")
 
 # %% ../../nbs/kernels/column_mlp.ipynb #0b51494b
 def forms(

@@ -100,28 +100,30 @@ def _shared_project(h, index, down, parts, T, dc, ds, K: tl.constexpr, S: tl.con
             _project_tile(h, down, h, down, parts, pair, pair >= 0, j, d, D, D, 0, dc, ds, dc, ds, S, False, BLOCK_T, BLOCK_S, BLOCK_D, PRECISION, UPCAST)
 
 @jit
-def _add(parts, index, y, start, stop, width, y_stride, K: tl.constexpr, K_PAD: tl.constexpr, BLOCK_D: tl.constexpr):
-    "Sum over the choices of a token"
+def _add(parts, index, y, start, stop, width, C, y_stride, K: tl.constexpr, K_PAD: tl.constexpr, ONCE: tl.constexpr, BLOCK_D: tl.constexpr):
+    "Sum over the choices of a token; ONCE: of a column that is there twice only the last"
     token = tl.program_id(0)
     n = tl.arange(0, K_PAD)
     d = start + tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     j = tl.load(index + at(token, K) + n, mask=n < K, other=-1)
+    live = (j >= 0) & (j < C)
+    if ONCE: live = live & (tl.max(((j[:, None] == j[None, :]) & (n[:, None] < n[None, :])).to(tl.int32), 1) == 0)
     part = parts + at(at(token, K) + n, width)[:, None] + (d - start)[None, :]
-    o = tl.load(part, mask=(j >= 0)[:, None] & (d < stop)[None, :], other=0.).to(tl.float32)
+    o = tl.load(part, mask=live[:, None] & (d < stop)[None, :], other=0.).to(tl.float32)
     tl.store(y + at(token, y_stride) + d, tl.sum(o, 0), mask=d < stop)
 
 # %% ../../nbs/kernels/column_triton.ipynb #c36d1603
-def _add_up(parts, index, y, start, stop, width):
+def _add_up(parts, index, y, start, stop, width, c, once=False):
     "y[:, start:stop] = sum of the parts of each token"
     t, k = index.shape
     pad = triton.next_power_of_2(k)
     b = fitted("column_mlp.add", y, BLOCKS["add"], BLOCK_D=max(32, min(stop - start, 8192 // pad)))
     b = few_warps(b, pad * b["BLOCK_D"])
-    launch(_add, (t, triton.cdiv(stop - start, b["BLOCK_D"])), parts, index, y, start, stop, width, y.stride(0), K=k, K_PAD=pad, **b)
+    launch(_add, (t, triton.cdiv(stop - start, b["BLOCK_D"])), parts, index, y, start, stop, width, c, y.stride(0), K=k, K_PAD=pad, ONCE=once, **b)
 
 def shared(
     x: torch.Tensor,     # tokens [t d]
-    index: torch.Tensor, # chosen columns [t k], -1: no column
+    index: torch.Tensor, # chosen columns [t k], distinct in a row (else the last counts); -1, and on a GPU any number beyond the columns: no column
     gate: torch.Tensor,  # their weights [t k]
     up: torch.Tensor,    # [c s d]
     down: torch.Tensor,  # [c s d]
@@ -139,17 +141,17 @@ def shared(
             K=k, S=s, D=d, GATED=gated, **pads, **b, **numerics())
     b = fitted("column_mlp.shared_project", x, BLOCKS["shared_project"], BLOCK_S=s, BLOCK_D=d)
     launch(_shared_project, (c, triton.cdiv(d, b["BLOCK_D"])), h, index, down, parts, t, *strides(down), K=k, S=s, D=d, **pads, **b, **numerics())
-    _add_up(parts, index, y, 0, d, d)
+    _add_up(parts, index, y, 0, d, d, c, once=True)
     return y
 
 # %% ../../nbs/kernels/column_triton.ipynb #144ce5a5
 def tiles(
-    index: torch.Tensor, # [t k], -1: no column
+    index: torch.Tensor, # [t k], -1 or beyond the columns: no column
     c: int,              # columns
     size: int,           # most pairs in a tile
 ) -> tuple:              # order [t*k]: the pair in each sorted row; start [c+1]: first sorted row of each column; table [n 3]: column, first and last + 1 sorted row
     "Pairs sorted by column and cut into tiles, computed on the device without waiting for it"
-    key, order = torch.where(index < 0, c, index).flatten().int().sort(stable=True)
+    key, order = torch.where((index < 0) | (index >= c), c, index).flatten().int().sort(stable=True)
     start = torch.searchsorted(key, torch.arange(c + 1, device=key.device, dtype=key.dtype))
     count = (start.diff() + size - 1) // size
     last = count.cumsum(0)
@@ -244,7 +246,7 @@ def _to_tokens(operands, index, order, table, like):
         stop = min(d, start + width)
         launch(_project, (len(table), triton.cdiv(stop - start, b["BLOCK_D"])), h, w, h2, w2, parts, order, table, start, stop, width, *strides(w, w2),
                 S=s, BOTH=len(operands) > 1, **b, **numerics())
-        _add_up(parts, index, y, start, stop, width)
+        _add_up(parts, index, y, start, stop, width, len(w))
     return y
 
 class _GroupedTriton(torch.autograd.Function):
