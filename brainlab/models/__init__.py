@@ -24,6 +24,7 @@ from ..core.files import load_tensors, save_tensors
 _models = { # name -> module and class
     "gpt": ("brainlab.models.gpt", "GPT"),
     "braingpt": ("brainlab.models.braingpt", "BrainGPT"),
+    "efficient": ("brainlab.models.efficient", "EfficientGPT"),
 }
 
 def names() -> list:
