@@ -207,7 +207,7 @@ class SideBySide(nn.Module):
         a, s = self.attn.executed(), self.scales.executed()
         return a + Work(macs=s.macs, weight_bytes=s.weight_bytes, active=s.active)
 
-# %% ../../nbs/models/efficient.ipynb #9a09b89e
+# %% ../../nbs/models/efficient.ipynb #75f414d5
 class _Again(nn.Module):
     "One step: the feed-forward layer on a normalised copy, added"
     def __init__(self, d, name, feed):
@@ -244,7 +244,7 @@ class PonderMLP(Ponder):
         active: torch.Tensor | None = None, # [...] bool, tokens to compute; default all
     ) -> torch.Tensor:   # [... d], zero where not active
         "With gradient in training the expected state; else the state where the token stopped"
-        flat, self.last_work, self.last_tokens = x.reshape(-1, self.d) if active is None else x[active], Work(), x[..., 0].numel() if active is None else int(active.sum())
+        flat, self.last_work = x.reshape(-1, self.d) if active is None else x[active], Work()
         if self.training and torch.is_grad_enabled():
             thought = self.think(flat)
             y, steps = thought.mean(), thought.steps()
@@ -312,3 +312,36 @@ class EfficientGPT(CausalLM):
         out = super().prefill(tokens, state, exit_threshold)
         if tokens.shape[1] > 1: self.last_text = tokens.detach()
         return out
+
+# %% ../../nbs/models/efficient.ipynb #712da758
+def _rows(rec, point):
+    "What all probes called `point` recorded, one row per token that was computed [n c]; None: no such probe was passed"
+    found = [rec.cat(n).flatten(0, 1) for n in rec.names() if n.endswith("." + point) and rec[n]]
+    rows = torch.cat(found) if found else None
+    return rows if rows is None else rows[(rows.flatten(1) if rows.ndim > 1 else rows[:, None]).ne(0).any(1)]
+
+def _mean(v): return None if v is None or not v.numel() else v.float().mean().item()
+
+@patch
+def _measured(self: EfficientGPT, rec) -> dict:
+    "The averages that the probes give"
+    gate, scores, on = _rows(rec, "gate"), _rows(rec, "scores"), self.mechanisms()
+    if scores is not None and self.config.sparse_activation: scores = scores.unflatten(-1, (self.config.n_experts, -1)).logsumexp(-1) if "dynamic_routing" in on else None
+    return dict(avg_exit_layer=_mean(_rows(rec, "depth")), avg_sparsity=None if gate is None else _mean(gate.eq(0)), avg_ponder_steps=_mean(_rows(rec, "steps")),
+                avg_routing_entropy=None if scores is None else _mean(routing_entropy(scores)))
+
+@patch
+def get_efficiency_summary(self: EfficientGPT,
+    tokens: torch.Tensor | None = None,  # [b t]; None: the last text that `forward` or `prefill` read
+    exit_threshold: float | None = None, # confidence needed to leave; None: the config's
+) -> dict:
+    "Measured on `tokens`: mean exit layer, share of neurons not computed, steps of pondering, entropy of the choice of experts (nats), share of the dense twin's multiply-adds saved"
+    tokens = self.last_text if tokens is None else tokens
+    if tokens is None: raise UsageError("Nothing has been read yet; call the model first or give `tokens` [b t].")
+    way = {} if self.exits is None else {"exit_threshold": self.config.exit_threshold if exit_threshold is None else exit_threshold}
+    was, last = self.training, self.last_text
+    try:
+        with torch.no_grad(), record(self.eval()) as rec: self(tokens, **way)
+        total = cost(self, tokens, **way).total
+    finally: self.train(was); self.last_text = last
+    return self._measured(rec) | {"flops_saved": 1 - total.macs / total.dense_macs}
