@@ -34,22 +34,25 @@ class Writer:
         prompt: int = 64,  # tokens
         span: int = 64,    # tokens written before going back
         eager: bool = False, # PyTorch's own operations, no native kernels
+        **way,             # passed to `model.step`, e.g. exit_threshold
     ):
-        self.model, self.prompt, self.span, self.at, self.around = model, prompt, span, 0, without_native if eager else nullcontext
+        self.model, self.prompt, self.span, self.at, self.way, self.around = model, prompt, span, 0, way, without_native if eager else nullcontext
         gen = torch.Generator().manual_seed(0)
         self.tokens = torch.randint(model.config.vocab_size, (1, prompt + span), generator=gen).to(model.device)
         self.state = model.init_state(1)
         with torch.inference_mode(): model.prefill(self.tokens[:, :prompt], self.state)
+        self.begin = None if self.state.can_rewind() else self.state.clone()
 
     @torch.inference_mode()
     def __call__(self):
         if self.at == self.span: self.back()
         self.at += 1
-        with self.around(): return self.model.step(self.tokens[:, self.prompt + self.at - 1], self.state).logits
+        with self.around(): return self.model.step(self.tokens[:, self.prompt + self.at - 1], self.state, **self.way).logits
 
     def back(self):
-        "To the end of the prompt: what the cache holds beyond is overwritten"
-        for s in (self.state, *self.state.layers): s.position.fill_(self.prompt)
+        "To the end of the prompt: what a cache holds beyond is overwritten, what cannot be taken back was kept"
+        if self.begin is None: self.state.rewind(self.at)
+        else: self.state = self.begin.clone()
         self.at = 0
 
 # %% ../../nbs/bench/decode.ipynb #554a3539
