@@ -36,18 +36,20 @@ class Writer:
         span: int = 64,    # tokens written before going back
         eager: bool = False, # PyTorch's own operations, no native kernels
         graph: bool = False, # replay the step as a CUDA graph
+        **way,             # passed to `model.step`, e.g. exit_threshold
     ):
-        self.model, self.prompt, self.span, self.at, self.around = model, prompt, span, 0, without_native if eager else nullcontext
+        self.model, self.prompt, self.span, self.at, self.way, self.around = model, prompt, span, 0, way, without_native if eager else nullcontext
         gen = torch.Generator().manual_seed(0)
         self.tokens = torch.randint(model.config.vocab_size, (1, prompt + span), generator=gen).to(model.device)
         self.state = model.init_state(1)
         self.token = self.tokens[:, prompt].clone()
         with torch.inference_mode():
             for piece in self.tokens[:, :prompt].split(model.config.context_length, 1): model.prefill(piece, self.state)
+            self.begin = self.state.clone() if graph or not self.state.can_rewind() else None
             self.step = graphed(self._step, str(model.device)) if graph else self._step
-        self.back()
+            self.back()
 
-    def _step(self): return self.model.step(self.token, self.state).logits
+    def _step(self): return self.model.step(self.token, self.state, **self.way).logits
 
     @torch.inference_mode()
     def __call__(self):
@@ -57,9 +59,9 @@ class Writer:
         with self.around(): return self.step()
 
     def back(self):
-        "To the end of the prompt: what a cache holds beyond is overwritten; a state of fixed size goes on from where it is, in the same time"
-        for name, t in self.state.tensors().items():
-            if name.split(".")[-1] == "position": t.fill_(self.prompt)
+        "To the end of the prompt: what a cache holds beyond is overwritten, what cannot be taken back was kept"
+        if self.begin is None: self.state.rewind(self.at)
+        else: self.state.put(slice(None), self.begin)
         self.at = 0
 
 # %% ../../nbs/bench/decode.ipynb #554a3539

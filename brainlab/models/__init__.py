@@ -25,6 +25,7 @@ _models = { # name -> module and class
     "gpt": ("brainlab.models.gpt", "GPT"),
     "braingpt": ("brainlab.models.braingpt", "BrainGPT"),
     "braingpt2": ("brainlab.models.braingpt2", "BrainGPTV2"),
+    "efficient": ("brainlab.models.efficient", "EfficientGPT"),
 }
 
 def names() -> list:
