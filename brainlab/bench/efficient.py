@@ -15,12 +15,14 @@ from pathlib import Path
 # %% ../../nbs/bench/efficient.ipynb #6ab0c546
 import torch
 
-# %% ../../nbs/bench/efficient.ipynb #2c633afb
+# %% ../../nbs/bench/efficient.ipynb #39fe341c
 from .decode import Writer
 from .records import record
 from .rivals import compare, per_call, repeated
 from ..core.cost import decode_cost
+from ..core.errors import BrainlabError
 from ..core.model import cross_entropy
+from ..core.settings import settings
 from ..models.efficient import EfficientGPT, EfficientGPTConfig
 from ..text.loader import Loader
 from ..text.shards import prepare
@@ -31,15 +33,14 @@ GOALS = {"C6": "Efficient GPT, trained on tinyshakespeare: >= 1.91x its dense tw
 ON = ("sparse_activation",)
 PRESET, STEPS, BATCH = "char", 400, 16 # the budget of both
 
-# %% ../../nbs/bench/efficient.ipynb #51af1fa3
+# %% ../../nbs/bench/efficient.ipynb #ae2c8500
 def text_shards(
-    source: str = "tinyshakespeare", # name out of `brainlab data list`, file, or "embedded"
-    folder=None, # for the prepared text; default: a temporary one
-):               # shards of bytes
-    "The text, byte by byte, split into training and validation"
-    from brainlab.cli.data import registry, resolve
-    from brainlab.core.settings import settings
-    return prepare(resolve(source, registry(), settings().data_dir), folder or Path(tempfile.mkdtemp())/"data", "bytes")
+    source: str = "", # file or folder, or "embedded"; "": Tiny Shakespeare, where `brainlab data list` says it lies
+):                    # shards of bytes
+    "The text, byte by byte, split into training and validation; raises `BrainlabError` where it is not there"
+    text = source or settings().data_dir/"local"/"tinyshakespeare"
+    if source != "embedded" and not Path(text).exists(): raise BrainlabError(f"The text '{text}' is not on this machine; put Tiny Shakespeare there, or name another with source=.")
+    return prepare(text, Path(tempfile.mkdtemp())/"data", "bytes")
 
 def arm(
     *on: str,     # mechanisms
@@ -88,11 +89,11 @@ def reads(model, **way) -> int:
     tokens = torch.randint(model.config.vocab_size, (1, 33), generator=torch.Generator().manual_seed(0))
     return decode_cost(model, tokens, **way).weight_bytes
 
-# %% ../../nbs/bench/efficient.ipynb #c7357861
+# %% ../../nbs/bench/efficient.ipynb #1e553c0e
 def writing(
     on: tuple = ON,  # mechanisms of ours
     threshold: float | None = None, # confidence at which tokens leave, where early_exit is on; None: nobody leaves
-    source: str = "tinyshakespeare",
+    source: str = "", # as `text_shards`
     steps: int = STEPS,
     batch: int = BATCH,
     windows: int = 64, # of validation text
