@@ -1,4 +1,4 @@
-"Row N1 of the fault matrix: every program and every tour runs headless in smoke mode, says that it reached its end, and leaves the checkout as it was."
+"Row N1 of the fault matrix: every program, every tour and every page of evidence runs headless in smoke mode, says that it reached its end, and leaves the checkout as it was."
 import hashlib
 import subprocess
 
@@ -10,7 +10,7 @@ from brainlab.training.checkpoint import latest
 from brainlab.training.runs import completed, parameters_of, read_notebook, run_notebook
 
 NBS = ROOT/"nbs"
-NAMES = [p.relative_to(NBS).as_posix() for room in ("runs", "tutorials") for p in sorted((NBS/room).glob("*.ipynb"))]
+NAMES = [p.relative_to(NBS).as_posix() for room in ("runs", "tutorials", "evidence") for p in sorted((NBS/room).glob("*.ipynb"))]
 
 
 def tracked() -> dict:
@@ -36,7 +36,7 @@ def ran(tmp_path_factory):
     return run
 
 
-def test_there_are_notebooks(): assert {"runs/train.ipynb", "runs/nightly.ipynb", "tutorials/watching.ipynb"} <= set(NAMES)
+def test_there_are_notebooks(): assert {"runs/train.ipynb", "runs/nightly.ipynb", "tutorials/watching.ipynb", "evidence/selective_scan.ipynb"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
