@@ -17,7 +17,8 @@ from .rivals import compare
 from .crossover import crossover
 from .roofline import roofline
 from .workload import random_layer, taking_turns
-from ..kernels.column_native import ColumnLayer, ColumnWeights, linear_rows, native, quantize_rows, select
+from ..kernels.column_native import ColumnLayer, linear_rows, native
+from ..kernels.column_weights import ColumnWeights, quantize_rows, select
 
 # %% ../../nbs/bench/columns.ipynb #8d6bb484
 GOALS = {"C1": "column layer, one token, d 2048, n 8192, 5 % active: >= 25x dense fp32, >= 5x dense int8"}

@@ -14,7 +14,7 @@ import torch
 
 # %% ../../nbs/bench/workload.ipynb #82cc6898
 from .rivals import compare, per_call
-from ..kernels.column_native import ColumnWeights
+from ..kernels.column_weights import ColumnWeights
 
 # %% ../../nbs/bench/workload.ipynb #83566c04
 def random_layer(

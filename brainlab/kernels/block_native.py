@@ -17,7 +17,8 @@ import torch
 # %% ../../nbs/kernels/block_native.ipynb #c1514fb0
 from ..core.errors import UsageError
 from . import attention_native, column_native
-from .column_native import ColumnLayer, ColumnWeights
+from .column_native import ColumnLayer
+from .column_weights import ColumnWeights
 from .native import Unreadable, enabled, library, pointer
 
 # %% ../../nbs/kernels/block_native.ipynb #b8afa4c4

@@ -15,7 +15,7 @@ import torch
 # %% ../../nbs/kernels/column_decode.ipynb #d223fd9a
 from ..core.errors import UsageError
 from .column_mlp import check_arguments, check_form, example, form_checks
-from .column_native import ColumnWeights, inhibited
+from .column_weights import ColumnWeights, inhibited
 from .launch import at, few_warps, fitted, jit, launch, tl, triton
 
 # %% ../../nbs/kernels/column_decode.ipynb #5965909e

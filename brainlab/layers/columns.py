@@ -22,7 +22,8 @@ from ..core.errors import UsageError, check_sizes
 from ..core.probe import Probe
 from ..core.state import Kept, PerToken
 from ..kernels import tables
-from ..kernels.column_native import ColumnLayer, ColumnWeights, check_groups, inhibited, native, select
+from ..kernels.column_native import ColumnLayer, native
+from ..kernels.column_weights import ColumnWeights, check_groups, inhibited, select
 from ..kernels.column_mlp import column_mlp
 from ..kernels.native import Unreadable, enabled
 

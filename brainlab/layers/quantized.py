@@ -15,7 +15,8 @@ from torch.nn import functional as F
 # %% ../../nbs/layers/quantized.ipynb #90b951d3
 from ..core.cost import Work
 from ..core.state import Kept
-from ..kernels.column_native import ColumnWeights, decode_torch, linear_rows, quantize_rows, select
+from ..kernels.column_native import linear_rows
+from ..kernels.column_weights import ColumnWeights, decode_torch, quantize_rows, select
 from .columns import ColumnMLP, DenseMLP, ready, spread
 from .structured import TwoFourLinear
 
