@@ -30,20 +30,20 @@ from ..layers.local_attention import LocalAttention
 from ..layers.pondering import Ponder
 from ..layers.routing import ExpertMLP, routing_entropy
 
-# %% ../../nbs/models/efficient.ipynb #b8e2dd2b
+# %% ../../nbs/models/efficient.ipynb #65eb67e4
 def column_sizes(
     n: int,       # hidden neurons
     share: float, # wanted active share
-    least: int = 16, # neurons per column, unless a column would be more than an eighth of the layer
+    least: int = 16, # neurons per column, less where that leaves fewer than 32 columns
     groups: int = 1, # groups that the columns must fall into
     active_groups: int = 1, # of which so many serve a token
 ) -> tuple:       # c columns, s neurons per column, k active columns
     "The columns whose active share k/c is nearest to `share`"
-    least = min(least, max(1, n // (8 * groups)))
+    least = min(least, max(1, n // 32))
     sizes = [s for s in range(least, n // groups + 1) if n % s == 0 and n // s % groups == 0]
     found = [(n // s, s, min(columns_for(n // s, share), n // s // groups * active_groups)) for s in sizes]
     if not found: raise UsageError(f"{n} hidden neurons do not fall into {groups} equal groups of columns; choose n_hidden as a multiple of n_experts.")
-    return min(found, key=lambda o: (abs(o[2] / o[0] - share), -o[1]))
+    return min(found, key=lambda o: (abs(o[2] / o[0] - share), o[1]))
 
 # %% ../../nbs/models/efficient.ipynb #5a1b96e7
 @dataclass
