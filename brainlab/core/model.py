@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 # %% ../../nbs/core/model.ipynb #c8b2cccf
 from .errors import BrainlabError, UsageError, unknown
-from .files import atomic_dir, atomic_write, load_tensors, read_json, recover, save_tensors, verify_manifest, write_manifest
+from .files import atomic_dir, atomic_write, foreign_files, load_tensors, read_json, recover, save_tensors, verify_manifest, write_manifest
 from .settings import as_seed
 
 # %% ../../nbs/core/model.ipynb #cb3b1a85
@@ -220,7 +220,9 @@ def save_pretrained(self: BrainModel,
     folder,               # target
     replace: bool = True, # may an existing folder be replaced?
 ):
-    "Write the model as a folder, all at once"
+    "Write the model as a folder, all at once; raises `UsageError` for a folder that holds anything else"
+    others = foreign_files(folder)
+    if others: raise UsageError(f"'{folder}' holds other files, such as '{others[0]}', which would be lost; choose an empty or a new folder.")
     with atomic_dir(folder, replace=replace) as tmp:
         write_model(self, tmp)
         write_manifest(tmp)

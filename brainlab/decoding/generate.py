@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional as F
 
 # %% ../../nbs/decoding/generate.ipynb #36f45445
-from ..core.errors import BrainlabError, UsageError
+from ..core.errors import BrainlabError, UsageError, unknown
 from .engine import Engine, Rules, TokenOutput, thinking
 from .sampling import Sampling, check_sampling, per_row, row_seeds
 from .speculation import Chooser, as_speculation, check_layers, speculative_stream
@@ -70,6 +70,8 @@ def check_prompts(
     "Prompts of any lengths, a list per row; raises `UsageError`"
     return [o for row in _rows_of(tokens) for o in check_prompt(model, row).tolist()]
 
+_penalties = ("min_p", "repetition", "frequency", "presence")
+
 def _stops(stop):
     "Ids that end a text, as a set"
     ids = [] if stop is None else [stop] if isinstance(stop, Integral) else list(stop)
@@ -94,6 +96,8 @@ def stream_tokens(
 ):                               # yields `TokenOutput` of each step: `.token` [k] for the `.rows` that are still written
     "Generate token by token; raises `UsageError`, and `BrainlabError` at the end if the scores of a row were no numbers"
     prompts, way = check_prompts(model, tokens), _exit_option(model, exit_threshold)
+    for name in sampling:
+        if name not in _penalties: raise unknown("option", name, ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "exit_threshold", "min_new_tokens", "stop", "speculative", *_penalties), "generation")
     rules = Rules(model, Sampling(temperature, top_k, top_p, **sampling), min_new_tokens, valid_text)
     limits, seeds = per_row("max_new_tokens", max_new_tokens, len(prompts)), row_seeds(seed, len(prompts))
     if speculative: return _speculate(model, prompts, seeds, limits, _stops(stop), rules, speculative, exit_threshold)

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
 # %% ../../nbs/layers/block.ipynb #4a41dbff
+from ..core.errors import UsageError
 from ..core.probe import Probe
 from ..kernels.attention_native import can_attend
 from ..kernels.block_native import BlockWeights, NativeBlock, native
@@ -36,6 +37,7 @@ class PreNormBlock(nn.Module):
         **parts: nn.Module, # the mixer under its name, then the feed-forward layer under its name, if there is one
     ):
         super().__init__()
+        if not 1 <= len(parts) <= 2 or any(hasattr(type(self), n) for n in parts): raise UsageError(f"A block has a mixer and at most one feed-forward layer, under names of their own such as attn and mlp, got: {', '.join(parts) or 'nothing'}.")
         self.norm1 = nn.RMSNorm(d)
         if len(parts) > 1: self.norm2 = nn.RMSNorm(d)
         for name, m in parts.items(): self.add_module(name, m)

@@ -21,7 +21,7 @@ from ..core.cost import Work, work_of
 from ..core.errors import UsageError, unknown
 from ..core.probe import Probe
 from ..core.state import Kept, PerToken
-from .columns import show, spread
+from .columns import rows_of, show, spread
 
 # %% ../../nbs/layers/gating.ipynb #953ed19d
 ESTIMATORS = ("soft", "straight", "gumbel")
@@ -100,7 +100,7 @@ def learn(
     x: torch.Tensor, # [... d]
 ) -> tuple:          # [... d], Choice
     "All mechanisms, weighted; differentiable by the gate"
-    flat = x.reshape(-1, self.d)
+    flat = rows_of(x, None, self.d)
     choice, self.last_work = self.weigh(flat), work_of(self.choose, len(flat))
     y = torch.zeros_like(flat)
     for j, m in enumerate(self.mechanisms.values()):
@@ -134,7 +134,7 @@ def forward(
     active: torch.Tensor | None = None, # [...] bool, tokens to compute; default all
 ) -> torch.Tensor:   # [... d], zero where not active
     "Training: all mechanisms, weighted. Evaluation: each token's best one"
-    flat = x.reshape(-1, self.d) if active is None else x[active]
+    flat = rows_of(x, active, self.d)
     if self.training:
         y, choice = self.learn(flat)
         self.kept.put(choice)

@@ -21,7 +21,7 @@ from ..core.cost import Work, work_of
 from ..core.errors import UsageError
 from ..core.probe import Probe
 from ..core.state import Kept, PerToken
-from .columns import spread
+from .columns import rows_of, spread
 
 # %% ../../nbs/layers/pondering.ipynb #7e2bbf66
 def halting(
@@ -132,7 +132,7 @@ def think(
     x: torch.Tensor, # [... d]
 ) -> Thought:
     "All `max_steps` steps of all tokens, differentiable"
-    h, states, z, self.last_work = x.reshape(-1, self.d), [], [], Work()
+    h, states, z, self.last_work = rows_of(x, None, self.d), [], [], Work()
     for _ in range(self.max_steps):
         h, stop = self._advance(h)
         states.append(h); z.append(stop)
@@ -159,7 +159,7 @@ def forward(
     active: torch.Tensor | None = None, # [...] bool, tokens to compute; default all
 ) -> torch.Tensor:   # [... d], zero where not active
     "Training: the expected state. Evaluation: the state where the token stopped"
-    flat, self.last_work = x.reshape(-1, self.d) if active is None else x[active], Work()
+    flat, self.last_work = rows_of(x, active, self.d), Work()
     if self.training:
         thought = self.think(flat)
         y, steps = thought.mean(), thought.steps()
@@ -210,7 +210,7 @@ class ACT(_Adaptive):
         x: torch.Tensor, # [... d]
     ) -> Acted:
         "Think until the weights are used up; only tokens that go on are computed"
-        h, self.last_work = x.reshape(-1, self.d), Work()
+        h, self.last_work = rows_of(x, None, self.d), Work()
         going, total, y, who, ends, rest = torch.arange(len(h), device=h.device), h.new_zeros(len(h)), torch.zeros_like(h), [], [], []
         for n in range(1, self.max_steps + 1):
             h, z = self._advance(h)
@@ -229,7 +229,7 @@ class ACT(_Adaptive):
         active: torch.Tensor | None = None, # [...] bool, tokens to compute; default all
     ) -> torch.Tensor:   # [... d], zero where not active
         "Weighted mean of the states up to the stop"
-        done = self.think(x.reshape(-1, self.d) if active is None else x[active])
+        done = self.think(rows_of(x, active, self.d))
         if self.training: self.kept.put(done)
         self._show(done.steps, x, active)
         return spread(done.out, x, active)
