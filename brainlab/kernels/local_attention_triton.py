@@ -13,7 +13,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 # %% ../../nbs/kernels/local_attention_triton.ipynb #3ee66d15
-from .launch import at, dot, interpreted, jit, launch, numerics, tl, triton
+from .launch import at, dot, jit, launch, numerics, tl, triton
 from .local_attention import example, form_checks, local_attention
 from .tables import blocks
 
