@@ -17,7 +17,7 @@ from .checking import check_all, kernel_of
 from .main import suites
 from .records import commit, read_records, sentence, write_records
 from ..core.errors import BrainlabError, unknown
-from ..core.files import atomic_write, read_json
+from ..core.files import atomic_write, check_writable, read_json
 from ..core.machine import machine
 
 # %% ../../nbs/bench/gpu.ipynb #8a6a1739
@@ -133,7 +133,7 @@ def measure(
     stop, out = time.monotonic() + 60 * minutes - reserve, Path(out)
     left = lambda: stop - time.monotonic()
     todo, report = wanted(only), open_report(out)
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out/"report.json")
     if not report["checks"] or any(report["checks"].values()) or report.get("pattern") != pattern:
         report |= dict(pattern=pattern, checks=check(seconds=max(1, .5 * left()), pattern=pattern))
         write_report(out, report)
@@ -194,9 +194,9 @@ def _interpret(a):
     if find_spec("triton") is None:
         print("Triton is not installed, so there is nothing to interpret.", file=sys.stderr)
         return 2
+    check_writable(Path(a.out)/"report.json") # before the minutes of checking
     os.environ["TRITON_INTERPRET"], report = "1", open_report(a.out)
     report["checks"] = check_all("cpu", ("float32",), 2, 60 * a.minutes - reserve, a.checks)
-    Path(a.out).mkdir(parents=True, exist_ok=True)
     write_report(a.out, report)
     print(summary(report, ()))
     return int(not report["checks"] or any(report["checks"].values()))

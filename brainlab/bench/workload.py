@@ -9,7 +9,7 @@ __all__ = ['random_layer', 'taking_turns', 'choices', 'union', 'graphed', 'over_
            'need_cuda']
 
 # %% ../../nbs/bench/workload.ipynb #7c6c1760
-import itertools
+import itertools, math
 import torch
 
 # %% ../../nbs/bench/workload.ipynb #82cc6898
@@ -37,8 +37,9 @@ def taking_turns(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32, # of the tokens
 ):
-    "A function without arguments: the next layer, the next of 64 random inputs"
-    fs, xs = itertools.cycle(fs), itertools.cycle(torch.randn(64, t, d, device=device, dtype=dtype).unbind())
+    "A function without arguments: the next layer, the next of 64 random inputs or a few more, so that every layer meets every input"
+    n = next(n for n in itertools.count(64) if math.gcd(n, len(fs)) == 1)
+    fs, xs = itertools.cycle(fs), itertools.cycle(torch.randn(n, t, d, device=device, dtype=dtype).unbind())
     return lambda: next(fs)(next(xs))
 
 # %% ../../nbs/bench/workload.ipynb #b4dad7bf

@@ -13,20 +13,24 @@ def add(subparsers):
     p = subparsers.add_parser("bench", help="measure a suite or a goal", description="Measure a suite or one goal against its rival.")
     p.add_argument("name", nargs="?", help="suite or goal, e.g. foundation or C8")
     p.add_argument("--list", action="store_true", help="name the suites and their goals")
-    p.add_argument("--json", metavar="FILE", help="also write the records to FILE")
+    p.add_argument("--json", metavar="FILE", help="also write the records to FILE; -: to the standard output, alone")
     p.add_argument("--save", action="store_true", help="keep the records in the kernels_dir of settings.ini")
 
 def run(args):
     "Run `brainlab bench`"
     import sys
     from brainlab.bench import main as bench
-    from brainlab.bench.records import keep_suite, sentence, write_records
+    from brainlab.bench.records import as_json, keep_suite, sentence, write_records
     from brainlab.core.errors import UsageError
+    from brainlab.core.files import check_writable
     if args.list: return print(bench.listing())
     if not args.name: raise UsageError("No suite or goal was named; 'brainlab bench --list' shows them.")
-    records = bench.run(args.name)
-    for r in records: print(sentence(r))
+    piped = args.json == "-"
+    if args.json and not piped: check_writable(args.json) # before the minutes of measuring
+    records, out = bench.run(args.name), sys.stderr if piped else sys.stdout
+    for r in records: print(sentence(r), file=out)
     if left_out := bench.unmeasured(args.name): print(bench.sentence_for(left_out), file=sys.stderr)
-    if args.json: write_records(args.json, records)
-    if not args.save: return
-    for path in keep_suite(bench.suite_of(args.name), records): print(f"kept in {path}")
+    if args.save:
+        for path in keep_suite(bench.suite_of(args.name), records): print(f"kept in {path}", file=out)
+    if piped: print(as_json(records), end="")
+    elif args.json: write_records(args.json, records)

@@ -12,7 +12,7 @@ import functools, json
 
 # %% ../../nbs/kernels/tables.ipynb #ae2d88ce
 from ..core.errors import BrainlabError
-from ..core.files import atomic_write, read_json
+from ..core.files import atomic_write, locked, read_json
 from ..core.machine import device_name, slug
 from ..core.settings import settings
 
@@ -52,8 +52,9 @@ def keep_launch_table(
     "Store measured rows for a device, and use them from now on"
     _validated(table, "the table to keep")
     path = table_file(device)
-    old = _validated(read_json(path), path) if path.exists() else {}
-    atomic_write(path, json.dumps(old | table, indent=1) + "\n")
+    with locked(path.with_name(f".{path.name}.lock"), f"'{path}'", wait=60):
+        old = _validated(read_json(path), path) if path.exists() else {}
+        atomic_write(path, json.dumps(old | table, indent=1) + "\n")
     launch_table.cache_clear()
 
 # %% ../../nbs/kernels/tables.ipynb #71d5ceb5

@@ -97,7 +97,8 @@ class _Bound:
     edges: list   # (dictionary, name, module or None) of every submodule and every absent tensor
     slots: list   # (dictionary, name, address, type, length) of every tensor
     numbers: list # (dictionary, name, value) of what decides how it is computed
-    sizes: list   # (dictionary, length) of every module's attributes: a method put on the object adds one
+    owners: list  # dictionaries of every module's attributes
+    sizes: list   # their lengths: a method put on the object adds one
 
     def stands(self) -> bool:
         "Is the block still made of the same parts, every tensor where it was? Asked for every token, so written for speed"
@@ -108,9 +109,7 @@ class _Bound:
             if t is None or t.data_ptr() != at or t.dtype is not kind or t.numel() != size or not t.is_contiguous(): return False
         for d, n, v in self.numbers:
             if d.get(n) != v: return False
-        for d, n in self.sizes:
-            if len(d) != n: return False
-        return True
+        return [*map(len, self.owners)] == self.sizes
 
 _numbers = ("k", "threshold", "groups", "active_groups", "eps", "d", "h", "context_length")
 _everywhere = [torch.nn.modules.module._global_forward_hooks, torch.nn.modules.module._global_forward_pre_hooks] # hooks on all modules there are
@@ -144,7 +143,8 @@ def _bind(block) -> _Bound:
     edges = [(m._modules, n, o) for m in modules for n, o in m._modules.items()] + [(d, n, None) for d, n, t in tensors if t is None]
     slots = [(d, n, t.data_ptr(), t.dtype, t.numel()) for d, n, t in tensors if t is not None]
     numbers = [(m.__dict__, n, m.__dict__[n]) for m in (block.norm1, block.mixer, getattr(block, "norm2", None), block.feed) if m is not None for n in _numbers if n in m.__dict__]
-    _bound[block] = _Bound(call, block.mixer, block.feed, hooks, [m for m in modules if isinstance(m, Probe)], edges, slots, numbers, [(m.__dict__, len(m.__dict__)) for m in modules])
+    owners = [m.__dict__ for m in modules]
+    _bound[block] = _Bound(call, block.mixer, block.feed, hooks, [m for m in modules if isinstance(m, Probe)], edges, slots, numbers, owners, [*map(len, owners)])
     return _bound[block]
 
 def _native_block(parts):
