@@ -156,8 +156,8 @@ def test_no_machine_path_nor_registry_host():
 
 
 def test_nothing_large_is_tracked():
-    shipped = {"brainlab/text/tokenizer.json", "brainlab/_modidx.py"}  # the trained tokenizer, which has to be in the package, and nbdev's index of names
-    big = [f"{name(p)}: {p.stat().st_size} bytes" for p in tracked() if p.stat().st_size > 400_000 and name(p) not in shipped]
+    larger = {"brainlab/text/tokenizer.json": 600_000, "brainlab/_modidx.py": 600_000}  # the trained tokenizer, which has to be in the package; nbdev's generated index, a line per name
+    big = [f"{name(p)}: {p.stat().st_size} bytes" for p in tracked() if p.stat().st_size > larger.get(name(p), 400_000)]
     assert not big, big
 
 

@@ -6,7 +6,7 @@ Docs: https://brainlab.github.io/brainlab/kernels/selective_scan.html.md"""
 
 # %% auto #0
 __all__ = ['BACKENDS', 'reference', 'example', 'chunked', 'check_scan', 'scan_checks', 'awkward', 'form_checks', 'selective_step',
-           'missing', 'selective_scan']
+           'missing', 'form_of', 'check_shapes', 'selective_scan']
 
 # %% ../../nbs/kernels/selective_scan.ipynb #4c6acd42
 import functools, itertools, math
@@ -258,18 +258,38 @@ def _mamba_ssm(x, dt, A, B, C, D=None, state=None):
     y, last = selective_scan_fn(x.mT.contiguous(), dt.mT.contiguous(), A.mT.contiguous(), B.mT.contiguous(), C.mT.contiguous(), D, return_last_state=True)
     return y.mT, last.mT
 
-def _form(x, backend):
-    "The function that computes with `backend`"
+def form_of(
+    x: torch.Tensor, # input of the scan
+    backend: str,    # one of `BACKENDS`
+    peers: dict,     # backend -> function, of the packages that have this scan
+    chunked,         # the form in PyTorch
+    tiled,           # function without arguments that imports and returns the form in Triton
+):                   # function
+    "The function that computes a scan with `backend`; raises `UsageError` where it cannot"
     if backend not in BACKENDS: raise UsageError(f"Unknown backend '{backend}'; choose one of: {', '.join(BACKENDS)}.")
-    if backend == "fla": raise missing("fla", "a selective scan in flash-linear-attention", "it has one for Mamba-2 only")
-    if backend == "mamba_ssm": return _mamba_ssm
+    if backend in ("mamba_ssm", "fla"): return peers[backend]
     if backend == "torch" or (backend == "auto" and not x.is_cuda): return chunked
     from brainlab.kernels.launch import available
-    if available(x):
-        from brainlab.kernels.selective_scan_triton import tiled
-        return tiled
+    if available(x): return tiled()
     if backend == "triton": raise missing("triton", "Triton and a GPU it supports, in fp32, bf16 or fp16")
     return chunked
+
+def check_shapes(
+    what: str,       # the scan, for the error
+    x: torch.Tensor, # its input
+    want: dict,      # name -> shape
+    **given,         # name -> tensor or None
+):
+    "Refuse arguments that do not fit `x`; raises `UsageError`"
+    for name, shape in want.items():
+        if given[name] is not None and tuple(given[name].shape) != shape:
+            raise UsageError(f"'{name}' of the {what} is {list(given[name].shape)}, expected {list(shape)} beside x {list(x.shape)}.")
+
+def _tiled():
+    from brainlab.kernels.selective_scan_triton import tiled
+    return tiled
+
+def _no_fla(*args): raise missing("fla", "a selective scan in flash-linear-attention", "it has one for Mamba-2 only")
 
 def selective_scan(
     x: torch.Tensor,  # input [b t d]
@@ -283,8 +303,5 @@ def selective_scan(
 ) -> tuple:           # y [b t d], the state after the last token [b n d]
     "Selective scan (Mamba) in the form that suits the device; differentiable in all tensors"
     (b, t, d), n = x.shape, len(A)
-    want = dict(dt=(b, t, d), A=(n, d), B=(b, t, n), C=(b, t, n)) | ({} if state is None else dict(state=(b, n, d)))
-    for name, shape in want.items():
-        if tuple(found := dict(dt=dt, A=A, B=B, C=C, state=state)[name].shape) != shape:
-            raise UsageError(f"'{name}' of the selective scan is {list(found)}, expected {list(shape)} beside x {list(x.shape)}.")
-    return _form(x, backend)(x, dt, A, B, C, D, state)
+    check_shapes("selective scan", x, dict(dt=(b, t, d), A=(n, d), B=(b, t, n), C=(b, t, n), state=(b, n, d)), dt=dt, A=A, B=B, C=C, state=state)
+    return form_of(x, backend, dict(mamba_ssm=_mamba_ssm, fla=_no_fla), chunked, _tiled)(x, dt, A, B, C, D, state)

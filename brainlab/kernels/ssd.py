@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 # %% ../../nbs/kernels/ssd.ipynb #f02780cd
 from ..core.errors import UsageError
-from .selective_scan import awkward, BACKENDS, missing, scan_checks
+from .selective_scan import awkward, check_shapes, form_of, missing, scan_checks
 
 # %% ../../nbs/kernels/ssd.ipynb #60c7954c
 def reference(
@@ -230,17 +230,9 @@ def _fla(x, dt, A, B, C, D=None, state=None):
     y, last = chunk_simple_gla(q, k, (x * dt[..., None]).to(x.dtype), (dt * A).float(), scale=1., initial_state=None if state is None else state.mT.contiguous(), output_final_state=True)
     return (y if D is None else y + (D[:, None] * x).to(y.dtype)), last.mT
 
-def _form(x, backend):
-    "The function that computes with `backend`"
-    if backend not in BACKENDS: raise UsageError(f"Unknown backend '{backend}'; choose one of: {', '.join(BACKENDS)}.")
-    if backend in ("mamba_ssm", "fla"): return dict(mamba_ssm=_mamba_ssm, fla=_fla)[backend]
-    if backend == "torch" or (backend == "auto" and not x.is_cuda): return chunked
-    from brainlab.kernels.launch import available
-    if available(x):
-        from brainlab.kernels.ssd_triton import tiled
-        return tiled
-    if backend == "triton": raise missing("triton", "Triton and a GPU it supports, in fp32, bf16 or fp16")
-    return chunked
+def _tiled():
+    from brainlab.kernels.ssd_triton import tiled
+    return tiled
 
 def ssd(
     x: torch.Tensor,  # input [b t h w]
@@ -255,8 +247,5 @@ def ssd(
     "State-space duality (Mamba-2) in the form that suits the device; differentiable in all tensors"
     (b, t, h, w), (g, n) = x.shape, B.shape[2:]
     if h % g: raise UsageError(f"The groups of B must divide the heads, got {g} groups and {h} heads.")
-    want = dict(dt=(b, t, h), A=(h,), B=(b, t, g, n), C=(b, t, g, n)) | ({} if state is None else dict(state=(b, h, w, n)))
-    for name, shape in want.items():
-        if tuple(found := dict(dt=dt, A=A, B=B, C=C, state=state)[name].shape) != shape:
-            raise UsageError(f"'{name}' of the scan is {list(found)}, expected {list(shape)} beside x {list(x.shape)}.")
-    return _form(x, backend)(x, dt, A, B, C, D, state)
+    check_shapes("scan", x, dict(dt=(b, t, h), A=(h,), B=(b, t, g, n), C=(b, t, g, n), state=(b, h, w, n)), dt=dt, A=A, B=B, C=C, state=state)
+    return form_of(x, backend, dict(mamba_ssm=_mamba_ssm, fla=_fla), chunked, _tiled)(x, dt, A, B, C, D, state)
