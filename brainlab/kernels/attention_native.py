@@ -95,10 +95,10 @@ def can_attend(
     state,           # cache with k, v [b h T w] and position [b]
 ) -> bool:
     "Is the compiled form usable here? fp32 on a CPU and no autocast, a cache in one piece, no gradient wanted, a compiler"
+    if x.dtype is not torch.float32 or not x.is_cpu or torch.is_grad_enabled() and x.requires_grad or torch.is_autocast_enabled("cpu") or not enabled() or _attend() is None: return False
     k, v, at = state.k, state.v, state.position
-    return (x.dtype == k.dtype == v.dtype == torch.float32 and at.dtype == torch.int64 and k.shape == v.shape and len(at) == len(k) == len(x)
-            and x.is_cpu and all(o.is_cpu and o.is_contiguous() for o in (k, v, at)) and not (torch.is_grad_enabled() and x.requires_grad)
-            and not torch.is_autocast_enabled("cpu") and enabled() and _attend() is not None)
+    return (k.dtype is v.dtype is torch.float32 and at.dtype is torch.int64 and k.shape == v.shape and len(at) == len(k) == len(x)
+            and all(o.is_cpu and o.is_contiguous() for o in (k, v, at)))
 
 def _check(qkv, table, k, rows):
     "What C will trust: queries, keys, values and angles are fp32 on a CPU, and as many as the cache needs"

@@ -9,7 +9,6 @@ __all__ = ['angles', 'rope_table', 'rotate', 'KVCache', 'CausalAttention', 'furt
 
 # %% ../../nbs/layers/attention.ipynb #7769fe6e
 from dataclasses import dataclass
-from itertools import chain
 
 # %% ../../nbs/layers/attention.ipynb #c0ccf168
 import torch
@@ -100,10 +99,14 @@ class CausalAttention(nn.Module):
         qk, v = self.heads(self.qkv(x)).split([2 * self.h, self.h], 1)
         return *rotate(_unit(qk), table).chunk(2, 1), v
 
+    def work(self, tokens, keys, asked=True) -> Work:
+        "Of a call: projections of `tokens` tokens, each compared with `keys` keys unless nobody `asked`"
+        full, size = tokens * (4 * self.d**2 + 2 * keys * self.d), self.qkv.weight.element_size() * self.d**2
+        return Work(full if asked else tokens * 2 * self.d**2, full, (4 if asked else 2) * size, 4 * size)
+
     def note(self, tokens, keys, asked=True):
-        "Remember the work of a call: projections of `tokens` tokens, each compared with `keys` keys unless nobody `asked`"
-        full, size = tokens * (4 * self.d**2 + 2 * keys * self.d), next(chain(self.qkv.parameters(), self.qkv.buffers())).element_size() * self.d**2
-        self.last_work = Work(full if asked else tokens * 2 * self.d**2, full, (4 if asked else 2) * size, 4 * size)
+        "Remember the `work` of a call"
+        self.last_work = self.work(tokens, keys, asked)
 
     def executed(self) -> Work:
         "Work of the last call; `fill` reads half of the weights"

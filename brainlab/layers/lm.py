@@ -23,6 +23,7 @@ from ..core.errors import UsageError, unknown
 from ..core.model import BrainModel, LossOutput, ModelConfig, ModelOutput, cross_entropy
 from ..core.state import StackState
 from ..kernels import cross_entropy as fused
+from .block import read_on
 from .depth import EarlyExit, run_kept
 from .quantized import quantize_
 
@@ -61,12 +62,12 @@ class CausalLM(BrainModel):
         return [{}, {"exit_threshold": .5}] if self.exits is not None else [{}]
 
     def forward(self, tokens, exit_threshold=None): # [b t]
-        return self._think(self.embed(self.check_tokens(tokens)), [None] * len(self.blocks), exit_threshold)
+        return self._think(self.embed(self.check_tokens(tokens)), None, exit_threshold)
 
     def prefill(self, tokens, state, exit_threshold=None) -> ModelOutput: # [b t] -> logits [b v] after the last token
         "Read a prompt into the state"
         if tokens.ndim == 2 and not tokens.shape[1]: raise UsageError(f"A prompt needs at least one token, got {list(tokens.shape)}; begin with the token that begins a text.")
-        out = self._think(self.embed(self.check_tokens(tokens)), state.layers, exit_threshold, last=True)
+        out = self._think(self.embed(self.check_tokens(tokens)), state.layers, exit_threshold)
         state.position += tokens.shape[1]
         return out
 
@@ -78,15 +79,16 @@ class CausalLM(BrainModel):
         "Empty states for `b` sequences"
         return StackState(torch.zeros(b, dtype=torch.long, device=self.device), [o.init_state(b) for o in self.blocks])
 
-    def _think(self, h, states, threshold, last=False):
-        "From embeddings to logits; a block with a state goes on from it, one without sees the whole sequence"
+    def _think(self, h, states, threshold):
+        "From embeddings to logits: with states [b v], the blocks go on from there; without [b t v], they see the whole sequence"
         if threshold is None:
-            for block, state in zip(self.blocks, states): h = block(h) if state is None else block.extend(h, state)
-            return ModelOutput(self.head(self.norm(h[:, -1] if last else h)))
+            if states is not None: return ModelOutput(self.head(read_on(self.blocks, self.norm, h, states)))
+            for block in self.blocks: h = block(h)
+            return ModelOutput(self.head(self.norm(h)))
         if self.exits is None: raise UsageError("This model was built without early_exit; leave exit_threshold out.")
-        h, depth, conf = self.exits.walk(h, lambda i, x, active: self.blocks[i].extend_active(x, states[i], active), threshold)
+        h, depth, conf = self.exits.walk(h, lambda i, x, active: self.blocks[i].extend_active(x, states and states[i], active), threshold)
         h = self.exits.read_out(h, depth, self.norm)
-        return ModelOutput(self.head(h[:, -1] if last else h), dict(exit_depth=depth, exit_confidence=conf))
+        return ModelOutput(self.head(h if states is None else h[:, -1]), dict(exit_depth=depth, exit_confidence=conf))
 
 # %% ../../nbs/layers/lm.ipynb #4042ad3b
 @patch
