@@ -110,9 +110,11 @@ def check_train_eval_parity(
     tol: float = 1e-10, # relative, double precision
     **options,          # passed to the model
 ):
-    "Training and evaluation mode must compute the same"
+    "Training mode, with gradient and without, and evaluation mode must compute the same"
     f, g, x = _double(model), _double(model).train(), x.double() if x.is_floating_point() else x
-    with torch.no_grad(): _near(_out(g(x, **options)), _out(f(x, **options)), tol, "Training and evaluation mode differ")
+    with torch.no_grad(): want = _out(f(x, **options))
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad): _near(_out(g(x, **options)).detach(), want, tol, f"Training and evaluation mode differ{', with gradient' * grad}")
 
 # %% ../../nbs/core/checks.ipynb #aac97e0a
 def check_step_parity(

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 # %% ../../nbs/layers/pondering.ipynb #7f18c3be
 from ..core.cost import Work, work_of
 from ..core.errors import UsageError
-from ..core.probe import Probe
+from ..core.probe import Probe, silent
 from ..core.state import Kept, PerToken
 from .columns import rows_of, spread
 
@@ -68,11 +68,11 @@ class Thought:
 
 class _Adaptive(PerToken):
     "A module applied up to `max_steps` times per token, and a head that says when to stop"
-    def __init__(self, d, body, max_steps, rate):
+    def __init__(self, d, body, max_steps, rate, dense_steps=None):
         super().__init__()
         if max_steps < 1: raise UsageError(f"max_steps must be at least 1, got {max_steps}.")
         if not 0 < rate < 1: raise UsageError(f"The chance to stop at a step must lie between 0 and 1, got {rate}.")
-        self.d, self.body, self.max_steps, self.rate = d, body, max_steps, rate
+        self.d, self.body, self.max_steps, self.rate, self.dense_steps = d, body, max_steps, rate, dense_steps or max_steps
         self.halt, self.steps, self.last_work = nn.Linear(d, 1), Probe(), Work()
         self.kept = Kept() # what the last training pass thought
         self.halt.init_parameter = self._init_halt
@@ -84,20 +84,21 @@ class _Adaptive(PerToken):
 
     def _advance(self, h): # [t d] -> [t d], [t]
         "One step for these tokens, and the log-odds of stopping after it"
-        h = self.body(h)
+        return self._weigh(self.body(h))
+
+    def _weigh(self, h): # [t d] -> [t d], [t]
+        "The tokens after a step, and the log-odds of stopping there"
         self._note(len(h))
         return h, self.halt(h).squeeze(-1)
 
     def _note(self, t):
-        "Add one step of `t` tokens to the work of this call; its dense equivalent are `max_steps` steps of those that began"
-        w = work_of(self.body, t) + work_of(self.halt, t)
-        if self.last_work == Work():
-            n = self.max_steps
-            self.last_work = Work(w.macs, w.dense_macs * n, w.weight_bytes, w.dense_weight_bytes * n, w.active, w.neurons * n)
-        else: self.last_work += Work(w.macs, 0, w.weight_bytes, 0, w.active, 0)
+        "Add one step of `t` tokens to the work of this call; its dense equivalent are `dense_steps` steps of those that began, without stopping"
+        w, stop = work_of(self.body, t), work_of(self.halt, t)
+        n = self.dense_steps if self.last_work == Work() else 0
+        self.last_work += Work(w.macs + stop.macs, w.dense_macs * n, w.weight_bytes + stop.weight_bytes, w.dense_weight_bytes * n, w.active, w.neurons * n)
 
     def executed(self) -> Work:
-        "Work of the last call; dense: every token takes `max_steps` steps"
+        "Work of the last call; dense: every token takes `dense_steps` steps"
         return self.last_work
 
     def take_losses(self) -> dict: # as `losses`
@@ -201,19 +202,27 @@ class ACT(_Adaptive):
         max_steps: int = 8,
         rate: float = .73,  # initial weight of a step; .73 is a halting bias of 1, as in Graves 2016
         epsilon: float = .01, # a token stops when its weights reach 1 - epsilon (Graves 2016)
+        dense_steps: int | None = None, # of the dense twin; None: `max_steps`
     ):
-        super().__init__(d, body, max_steps, rate)
+        super().__init__(d, body, max_steps, rate, dense_steps)
         if not 0 < epsilon < 1: raise UsageError(f"epsilon must lie between 0 and 1, got {epsilon}.")
         self.epsilon = epsilon
 
+    def _begin(self, x, active): # [... d], [...] -> [t d], [t]
+        "The first step"
+        return self._advance(rows_of(x, active, self.d))
+
     def think(self,
         x: torch.Tensor, # [... d]
-    ) -> Acted:
+        active: torch.Tensor | None = None, # [...] bool, tokens to compute; default all
+    ) -> Acted:          # of the active tokens [t], or of all [...]
         "Think until the weights are used up; only tokens that go on are computed"
-        h, self.last_work = rows_of(x, None, self.d), Work()
+        self.last_work = Work()
+        h, z = self._begin(x, active)
+        shape = x.shape if active is None else h.shape
         going, total, y, who, ends, rest = torch.arange(len(h), device=h.device), h.new_zeros(len(h)), torch.zeros_like(h), [], [], []
         for n in range(1, self.max_steps + 1):
-            h, z = self._advance(h)
+            if n > 1: h, z = self._advance(h)
             a = z.sigmoid()
             done = torch.ones_like(going, dtype=torch.bool) if n == self.max_steps else total + a >= 1 - self.epsilon
             w = torch.where(done, 1 - total, a)
@@ -222,17 +231,17 @@ class ACT(_Adaptive):
             h, going, total = h[~done], going[~done], (total + a)[~done]
             if not len(going): break
         back = torch.cat(who).argsort()
-        return Acted(y.view(x.shape), torch.cat(ends)[back].view(x.shape[:-1]), torch.cat(rest)[back].view(x.shape[:-1]))
+        return Acted(y.view(shape), torch.cat(ends)[back].view(shape[:-1]), torch.cat(rest)[back].view(shape[:-1]))
 
     def forward(self,
         x: torch.Tensor, # [... d], any leading axes
         active: torch.Tensor | None = None, # [...] bool, tokens to compute; default all
     ) -> torch.Tensor:   # [... d], zero where not active
         "Weighted mean of the states up to the stop"
-        done = self.think(rows_of(x, active, self.d))
+        done = self.think(x, active)
         if self.training: self.kept.put(done)
-        self._show(done.steps, x, active)
-        return spread(done.out, x, active)
+        self._show(done.steps.flatten(), x, active)
+        return spread(done.out.reshape(-1, self.d), x, active)
 
     def losses(self,
         acted: Acted, # from `think`
@@ -248,19 +257,30 @@ class _Step(nn.Module):
         super().__init__()
         self.f = f
 
-    def forward(self, h): return h + self.f(F.rms_norm(h, h.shape[-1:]))
+    def forward(self, h, active=None):
+        x = F.rms_norm(h, h.shape[-1:])
+        return h + (self.f(x) if active is None else self.f(x, active))
 
 class AdaptiveMLP(ACT):
     "A feed-forward layer applied as often as the token needs it"
     def __init__(self,
         d: int,             # model width
-        f: nn.Module,       # feed-forward layer, [t d] -> [t d], token by token
+        f: nn.Module,       # feed-forward layer, [... d] -> [... d], token by token; its probes show the first step
         max_steps: int = 3,
         rate: float = .73,  # as `ACT`
         epsilon: float = .01, # as `ACT`
+        dense_steps: int | None = None, # as `ACT`; 1: the twin is the layer without thinking
     ):
-        super().__init__(d, _Step(f), max_steps, rate, epsilon)
+        super().__init__(d, _Step(f), max_steps, rate, epsilon, dense_steps)
+
+    def _begin(self, x, active):
+        rows_of(x, active, self.d) # of this width?
+        return self._weigh(rows_of(self.body(x, active), active, self.d))
+
+    def _advance(self, h):
+        with silent(self.body): return super()._advance(h)
 
     def forward(self, x, active=None): # [... d], [...]
         "What thinking added to the tokens, zero where not active"
-        return super().forward(x, active) - (x if active is None else x * active[..., None])
+        y = super().forward(x, active)
+        return y - (x if active is None else torch.where(active[..., None], x, 0))
