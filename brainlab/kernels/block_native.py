@@ -167,12 +167,12 @@ class NativeStack:
         return found if len(states) == len(self.blocks) and len({*found}) == len(found) else None # a cache of its own for every block
 
     def __call__(self,
-        x: torch.Tensor, # one token per row [b d] fp32, contiguous, b at least 1
+        x: torch.Tensor, # one token per row [b d] or [b 1 d], fp32, contiguous, b at least 1
         states: list,    # of each block: k and v [b h T w], written, and position [b] int64, advanced
-    ) -> tuple | None:   # y [b d]; of each block the tokens in its cache, the columns' index [b k], the tokens of its feed-forward layer [b d]. None: nothing was done, a state does not fit or stands outside its cache
+    ) -> tuple | None:   # y like x; of each block the tokens in its cache, the columns' index [b k], the tokens of its feed-forward layer [b d]. None: nothing was done, a state does not fit or stands outside its cache
         "One token per row through all blocks"
         b, L, nt = len(x), len(self.blocks), torch.get_num_threads()
-        if x.shape != (b, self.d): raise UsageError(f"The block takes tokens [b {self.d}], got {list(x.shape)}.")
+        if x.shape[-1] != self.d or x.numel() != b * self.d: raise UsageError(f"The block takes tokens [b {self.d}], got {list(x.shape)}.")
         if (memory := self._addresses(b, states)) is None: return None
         y, index, tokens = torch.empty_like(x), x.new_empty(L, b, self.k, dtype=torch.long), x.new_empty(L, b, self.d)
         inner = 2 * (self.c + 1 + b * self.k) + b * (max(self.d, self.n) + 1) + nt * max(b * self.d + 3 * self.s, self.T + self.d // self.h)

@@ -51,6 +51,25 @@ static float dot_i8(const int8_t *w, const int16_t *x, i64 d) {
     }
     return a;
 }
+
+// four rows at once, `gap` apart: four streams of memory are read faster than one, and the token is loaded once for all
+static void dots_f32(const float *w, i64 gap, const float *x, i64 d, float *out) {
+    const float *u = w + gap, *v = u + gap, *z = v + gap;
+    float a = 0, b = 0, c = 0, e = 0;
+    for (i64 i = 0; i < d; i++) { a += w[i] * x[i]; b += u[i] * x[i]; c += v[i] * x[i]; e += z[i] * x[i]; }
+    out[0] = a; out[1] = b; out[2] = c; out[3] = e;
+}
+static void dots_bf16(const uint16_t *w, i64 gap, const float *x, i64 d, float *out) { for (i64 s = 0; s < 4; s++) out[s] = dot_bf16(w + s * gap, x, d); }
+static void dots_i8(const int8_t *w, i64 gap, const int16_t *x, i64 d, float *out) {
+    const int8_t *u = w + gap, *v = u + gap, *z = v + gap;
+    out[0] = out[1] = out[2] = out[3] = 0;
+    for (i64 lo = 0; lo < d; lo += 2048) {
+        const i64 hi = d - lo < 2048 ? d : lo + 2048;
+        int32_t a = 0, b = 0, c = 0, e = 0;
+        for (i64 i = lo; i < hi; i++) { a += (int16_t)w[i] * x[i]; b += (int16_t)u[i] * x[i]; c += (int16_t)v[i] * x[i]; e += (int16_t)z[i] * x[i]; }
+        out[0] += a; out[1] += b; out[2] += c; out[3] += e;
+    }
+}
 static const float *token_f32(const float *x, i64 t, i64 d, float *unit, void *room) { for (i64 i = 0; i < t; i++) unit[i] = 1; return x; }
 static const float *token_bf16(const float *x, i64 t, i64 d, float *unit, void *room) { return token_f32(x, t, d, unit, room); }
 static const int16_t *token_i8(const float *x, i64 t, i64 d, float *unit, void *room) {
@@ -73,8 +92,16 @@ static void rows_T(const W *w, const float *scale, const X *x, float unit, i64 n
 static void linear_inner_T(i64 t, i64 n, i64 d, const X *x, const float *unit, const W *w, const float *scale, const float *add, float *y, int threads) {
     #pragma omp parallel num_threads(threads)
     {
-        const i64 id = omp_get_thread_num(), nt = omp_get_num_threads(), lo = id * n / nt, hi = (id + 1) * n / nt;
-        for (i64 r = lo; r < hi; r++) for (i64 i = 0; i < t; i++) {
+        const i64 id = omp_get_thread_num(), nt = omp_get_num_threads(), lo = id * n / nt, hi = (id + 1) * n / nt, part = (hi - lo) / 4;
+        for (i64 r = lo; r < lo + part; r++) for (i64 i = 0; i < t; i++) {
+            float four[4];
+            dots_T(w + r * d, part * d, x + i * d, d, four);
+            for (i64 s = 0; s < 4; s++) {
+                const i64 row = r + s * part;
+                y[i * n + row] = four[s] * unit[i] * (scale ? scale[row] : 1) + (add ? add[i * n + row] : 0);
+            }
+        }
+        for (i64 r = lo + 4 * part; r < hi; r++) for (i64 i = 0; i < t; i++) {
             rows_T(w + r * d, scale ? scale + r : 0, x + i * d, unit[i], 1, d, y + i * n + r);
             if (add) y[i * n + r] += add[i * n + r];
         }

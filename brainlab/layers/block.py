@@ -8,6 +8,7 @@ Docs: https://brainlab.github.io/brainlab/layers/block.html.md"""
 __all__ = ['PreNormBlock', 'side_losses', 'native_step', 'read_on']
 
 # %% ../../nbs/layers/block.ipynb #147383f4
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter, is_
@@ -91,13 +92,14 @@ class _Bound:
     "Blocks as the native form sees them; no reference to the blocks themselves, which have to be free to go"
     call: NativeStack | None # None: the blocks are not made of what the native form knows
     norm: nn.Module | None # after the last block
-    mixers: list
-    feeds: list
+    work: Callable # of an attention layer
+    mixers: list  # dictionaries of the attention layers' attributes
+    feeds: list   # of the column layers' attributes
     hooks: list   # dictionaries of hooks of the blocks and all inside
     probes: list
     edges: tuple  # (dictionary, name, module or None) of every submodule and every absent tensor, as three lists
     slots: tuple  # (dictionary, name, tensor) of every tensor, as three lists
-    memory: tuple # addresses, types and lengths of the tensors
+    memory: tuple # addresses and lengths of the tensors
     numbers: tuple # (dictionary, name, value) of what decides how it is computed, as three lists
     owners: list  # the blocks, and dictionaries of every module's attributes
     sizes: list   # their lengths: a method put on an object adds one, and so does another block
@@ -108,7 +110,7 @@ class _Bound:
         return (all(map(is_, found(self.edges), self.edges[2])) and all(map(is_, found(self.slots), self.slots[2])) and _memory(self.slots[2]) == self.memory
                 and all(map(torch.Tensor.is_contiguous, self.slots[2])) and [*found(self.numbers)] == self.numbers[2] and [*map(len, self.owners)] == self.sizes)
 
-def _memory(tensors): return [*map(torch.Tensor.data_ptr, tensors)], [*map(attrgetter("dtype"), tensors)], [*map(torch.Tensor.numel, tensors)]
+def _memory(tensors): return [*map(torch.Tensor.data_ptr, tensors)], [*map(attrgetter("nbytes"), tensors)]
 
 _numbers = ("training", "k", "threshold", "groups", "active_groups", "eps", "d", "h", "context_length")
 _everywhere = [torch.nn.modules.module._global_forward_hooks, torch.nn.modules.module._global_forward_pre_hooks] # hooks on all modules there are
@@ -153,7 +155,8 @@ def _bind(owner, norm=None) -> _Bound:
     slots = turned([o for o in tensors if o[2] is not None])
     numbers = turned([(m.__dict__, n, m.__dict__[n]) for m in [norm, *(o for b in blocks for o in (b, b.norm1, b.mixer, getattr(b, "norm2", None), b.feed))] if m is not None for n in _numbers if n in m.__dict__])
     owners, probes = [owner._modules, *(m.__dict__ for m in modules)], [m for m in modules if isinstance(m, Probe)]
-    _bound[owner] = found = _Bound(_native_stack(blocks, norm), norm, [b.mixer for b in blocks], [b.feed for b in blocks], hooks, probes, edges, slots, _memory(slots[2]), numbers, owners, [*map(len, owners)])
+    call = _native_stack(blocks, norm)
+    _bound[owner] = found = _Bound(call, norm, blocks[0].mixer.work if call else None, [b.mixer.__dict__ for b in blocks], [b.feed.__dict__ for b in blocks if isinstance(b.feed, ColumnMLP)], hooks, probes, edges, slots, _memory(slots[2]), numbers, owners, [*map(len, owners)])
     return found
 
 def native_step(
@@ -167,11 +170,12 @@ def native_step(
     if not enabled() or _len_torch_dispatch_stack() or torch.is_autocast_enabled("cpu"): return None
     bound = _bind(owner, norm)
     if bound.call is None or any(bound.hooks) or any(p.sink is not None for p in bound.probes): return None
-    if (done := bound.call(x[:, 0].contiguous(), states)) is None: return None
-    for attn, feed, length, index, tokens in zip(bound.mixers, bound.feeds, *done[1:]):
-        attn.__dict__["last_work"] = attn.work(len(x), length) # not by setattr, which a module makes slow
-        if isinstance(feed, ColumnMLP): feed.__dict__.update(last_index=index, last_few=tokens)
-    return done[0][:, None]
+    if (done := bound.call(x.contiguous(), states)) is None: return None
+    y, lengths, index, tokens = done
+    work = {n: bound.work(len(x), n) for n in {*lengths}} # the blocks have one shape
+    for attn, n in zip(bound.mixers, lengths): attn["last_work"] = work[n] # not by setattr, which a module makes slow
+    for feed, chosen, seen in zip(bound.feeds, index, tokens): feed["last_index"], feed["last_few"] = chosen, seen
+    return y
 
 @patch
 def extend(self: PreNormBlock,
