@@ -23,6 +23,8 @@ def __getattr__(name):
     if name == "build": return import_module("brainlab.models").build
     raise AttributeError(f"module 'brainlab' has no attribute '{name}'")
 
+def __dir__(): return sorted({*globals(), *_rooms, "build"})
+
 # %% ../nbs/brainlab.ipynb #0ea89094
 def load(
     path, # a model folder (config.json inside) or a run folder (checkpoints inside)
@@ -42,13 +44,5 @@ def load(
 
 def _read(path):
     "The model in a folder"
-    from brainlab.core.errors import BrainlabError
     from brainlab.core.model import read_config
-    name, _ = read_config(path)
-    model = import_module("brainlab.models").model_class(name).from_pretrained(path)
-    if (path/"tokenizer.json").is_file():
-        from brainlab.text.tokenizer import BrainTokenizer
-        model.tokenizer = BrainTokenizer.load(path)
-        v, most = model.tokenizer.vocab_size, getattr(model.config, "vocab_size", None)
-        if most is not None and v > most: raise BrainlabError(f"The tokenizer in '{path}' has {v} ids, the model knows {most}; put the tokenizer there that the model was trained with.")
-    return model
+    return import_module("brainlab.models").model_class(read_config(path)[0]).from_pretrained(path)

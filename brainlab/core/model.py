@@ -231,10 +231,19 @@ def save_pretrained(self: BrainModel,
 def from_pretrained(cls: BrainModel,
     folder, # as `save_pretrained` wrote it
 ):
-    "Read a folder that `save_pretrained` wrote; every file is checked against its SHA-256"
+    "Read a folder that `save_pretrained` wrote, with its tokenizer, if any; every file is checked against its SHA-256"
     recover(folder)
     if not Path(folder).is_dir(): raise BrainlabError(f"There is no model folder '{folder}'.")
     verify_manifest(folder, ("config.json", "model.safetensors"))
     name, values = read_config(folder)
     if name != cls.name: raise BrainlabError(f"'{folder}' holds a '{name}' model, not a '{cls.name}'; use brainlab.load to read any model.")
-    return load_weights(cls(cls.config_class.from_dict(values)), folder).eval()
+    model = load_weights(cls(cls.config_class.from_dict(values)), folder).eval()
+    if (Path(folder)/"tokenizer.json").is_file(): model.tokenizer = _tokenizer(model, folder)
+    return model
+
+def _tokenizer(model, folder):
+    "The tokenizer beside the weights; raises `BrainlabError` where it knows more ids than the model"
+    from brainlab.text.tokenizer import BrainTokenizer
+    tokenizer, most = BrainTokenizer.load(folder), getattr(model.config, "vocab_size", None)
+    if most is not None and tokenizer.vocab_size > most: raise BrainlabError(f"The tokenizer in '{folder}' has {tokenizer.vocab_size} ids, the model knows {most}; put the tokenizer there that the model was trained with.")
+    return tokenizer

@@ -61,13 +61,18 @@ class CausalLM(BrainModel):
     def ways(self): # every way to use the model is checked
         return [{}, {"exit_threshold": .5}] if self.exits is not None else [{}]
 
+    def read(self, tokens): # [b t] -> [b t d]
+        "The vectors of the tokens; raises `UsageError` for what is no token of this model (on a GPU the device says so)"
+        try: return self.embed(self.check_tokens(tokens))
+        except IndexError: raise UsageError(f"Token ids of this model go from 0 to {self.config.vocab_size - 1}, got {tokens.min()} to {tokens.max()}.") from None
+
     def forward(self, tokens, exit_threshold=None): # [b t]
-        return self._think(self.embed(self.check_tokens(tokens)), None, exit_threshold)
+        return self._think(self.read(tokens), None, exit_threshold)
 
     def prefill(self, tokens, state, exit_threshold=None) -> ModelOutput: # [b t] -> logits [b v] after the last token
         "Read a prompt into the state"
         if tokens.ndim == 2 and not tokens.shape[1]: raise UsageError(f"A prompt needs at least one token, got {list(tokens.shape)}; begin with the token that begins a text.")
-        out = self._think(self.embed(self.check_tokens(tokens)), state.layers, exit_threshold)
+        out = self._think(self.read(tokens), state.layers, exit_threshold)
         state.position += tokens.shape[1]
         return out
 
@@ -115,7 +120,7 @@ def loss_weights(self: CausalLM) -> dict: # part of the loss -> its weight
 @patch
 def loss(self: CausalLM, tokens, targets) -> LossOutput: # [b t] each
     "Next-token loss, with the losses of the exit heads and the mean of the blocks' own"
-    h, hidden, parts, save = self.embed(self.check_tokens(tokens)), [], {"lm": 0.}, self.config.gradient_checkpointing and self.training
+    h, hidden, parts, save = self.read(tokens), [], {"lm": 0.}, self.config.gradient_checkpointing and self.training
     kept = None if self.layer_dropout is None else self.layer_dropout.draw(len(tokens)) # which rows each layer computes
     for i, block in enumerate(self.blocks):
         learn = partial(checkpoint, block.learn, use_reentrant=False) if save else block.learn
