@@ -100,7 +100,7 @@ def _flat(xs):
         elif isinstance(x, (list, tuple)): yield from _flat(x)
 
 # %% ../../nbs/core/cost.ipynb #c4ea75ef
-@dataclass
+@dataclass(repr=False)
 class CostReport:
     "Work per module of one run"
     rows: dict                # module path -> Work
@@ -134,11 +134,21 @@ class CostReport:
         for k, w in self.rows.items(): res[s] = res.get(s := re.sub(r"\b\d+\b", "*", k), Work()) + w
         return res
 
+    def _table(self):
+        "Rows of text: the head, one per kind of module, all; and the sentence below"
+        line = lambda k, w: (k, f"{w.macs/self.tokens:,.0f}", f"{w.dense_macs/self.tokens:,.0f}", f"{w.weight_bytes/1e6:.2f} MB", f"{w.dense_weight_bytes/1e6:.2f} MB")
+        foot = f"{self.tokens} tokens · {self.effective_parameters:,} parameters touched · {self.active_share:.1%} of the neurons computed · peak memory {self.peak_bytes/1e6:.1f} MB"
+        return [("module", "multiply-adds / token", "dense", "weights read", "dense"), *(line(k, w) for k, w in self.by_kind().items()), line("all", self.total)], foot
+
+    def __repr__(self):
+        rows, foot = self._table()
+        wide = [max(map(len, column)) for column in zip(*rows)]
+        return "\n".join("  ".join([r[0].ljust(wide[0]), *(o.rjust(w) for o, w in zip(r[1:], wide[1:]))]) for r in rows) + f"\n{foot}"
+
     def _repr_markdown_(self):
-        head = "| module | multiply-adds / token | dense | weights read | dense |\n|---|---:|---:|---:|---:|"
-        line = lambda k, w: f"| {k} | {w.macs/self.tokens:,.0f} | {w.dense_macs/self.tokens:,.0f} | {w.weight_bytes/1e6:.2f} MB | {w.dense_weight_bytes/1e6:.2f} MB |"
-        foot = f"\n\n{self.tokens} tokens · {self.effective_parameters:,} parameters touched · {self.active_share:.1%} of the neurons computed · peak memory {self.peak_bytes/1e6:.1f} MB"
-        return "\n".join([head, *(line(f"`{k}`", w) for k, w in self.by_kind().items()), line("**all**", self.total)]) + foot
+        (head, *rows, total), foot = self._table()
+        marked = [head, ("---", *["---:"] * 4), *((f"`{k}`", *o) for k, *o in rows), ("**all**", *total[1:])]
+        return "\n".join(f"| {' | '.join(o)} |" for o in marked) + f"\n\n{foot}"
 
 # %% ../../nbs/core/cost.ipynb #cb9b42ba
 class _Frame:
