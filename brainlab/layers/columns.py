@@ -19,6 +19,7 @@ from torch.nn import functional as F
 # %% ../../nbs/layers/columns.ipynb #f02eb46e
 from ..core.cost import Work
 from ..core.errors import UsageError, check_sizes
+from ..core.model import draw
 from ..core.probe import Probe
 from ..core.state import Kept, PerToken
 from ..kernels import tables
@@ -35,6 +36,7 @@ class LateralInhibition(nn.Module):
     ):
         super().__init__()
         self.raw = nn.Parameter(torch.empty(c, c))
+        draw(self)
 
     def init_parameter(self, name, p, gen):
         "Weak at first: all others together inhibit with weight of about .1"
@@ -126,6 +128,7 @@ class ColumnMLP(PerToken):
         self.scores, self.gate = Probe(), Probe()
         self.agreement, self.kept_scores = agreement, Kept()
         self.last_index = self.last_few = None # choices of the last call; memory that begins with its tokens, if the native form served them
+        draw(self)
 
     def __getstate__(self): return self.__dict__ | dict(last_few=None) # a copy takes no buffers along
 
@@ -327,6 +330,7 @@ class DenseMLP(nn.Module):
         self.d, self.n, self.out_scale = d, n, out_scale
         self.up = nn.Parameter(torch.empty(n, d))
         self.down = nn.Parameter(torch.empty(n, d))
+        draw(self)
 
     def init_parameter(self, name, p, gen):
         "As in `ColumnMLP` with all columns active"

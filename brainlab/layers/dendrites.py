@@ -15,6 +15,7 @@ from torch.nn import functional as F
 # %% ../../nbs/layers/dendrites.ipynb #aadd5306
 from ..core.cost import Work
 from ..core.errors import UsageError
+from ..core.model import draw
 from ..core.probe import Probe
 from ..core.state import PerToken
 from .attention import CausalAttention
@@ -62,6 +63,7 @@ class ActiveDendrites(_Counted):
         self.weight, self.bias = nn.Parameter(torch.empty(n, d_in)), nn.Parameter(torch.zeros(n))
         self.segment = nn.Parameter(torch.empty(n, segments, self.d_context))
         self.gate, self.last_work = Probe(), Work()
+        draw(self)
 
     def init_parameter(self, name, p, gen):
         "Unit variance of sums and of segment responses"
@@ -160,6 +162,7 @@ class DendriticLayer(_Counted):
         self.context = nn.Linear(d, d_context, bias=False)
         self.context.init_parameter = self.init_parameter
         self.gate, self.last_work = Probe(), Work()
+        draw(self)
 
     def init_parameter(self, name, p, gen):
         "Segment responses of unit variance; sums too, with gates of a half"
@@ -197,6 +200,7 @@ class HeadDendrites(nn.Module):
         self.segment = nn.Parameter(torch.empty(h, dendrites, segments, d))
         self.synapse = nn.Parameter(torch.empty(h, dendrites, d // h))
         self.gate, self.last_work = Probe(), Work()
+        draw(self)
 
     def init_parameter(self, name, p, gen):
         "Segment responses of unit variance; with gates of a half the synapses of a channel add up to about 1"

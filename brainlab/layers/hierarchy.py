@@ -19,6 +19,7 @@ from torch.nn import functional as F
 # %% ../../nbs/layers/hierarchy.ipynb #a8d732fb
 from ..core.cost import Work
 from ..core.errors import UsageError
+from ..core.model import draw
 from ..core.probe import Probe
 from ..core.state import State
 
@@ -49,6 +50,7 @@ class TimeScales(nn.Module):
         self.taps = nn.Parameter(torch.empty(len(scales), kernel, self.r)) # k, newest window first [S K r]
         self.up = nn.Parameter(torch.empty(len(scales), d, self.r))       # W_out [S d r]
         self.said, self.last_work = Probe(), Work()
+        draw(self)
 
     def init_parameter(self, name, p, gen):
         "Unit variance inside for means of independent tokens; all scales together `out_scale`^2 (E[silu(a)^2] = .356)"

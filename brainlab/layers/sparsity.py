@@ -22,6 +22,7 @@ from torch.nn import functional as F
 # %% ../../nbs/layers/sparsity.ipynb #17579a99
 from ..core.cost import Work
 from ..core.errors import UsageError, check_sizes, unknown
+from ..core.model import draw
 from ..core.probe import Probe
 from ..core.state import PerToken
 from .columns import Homeostasis, rows_of, show, spread
@@ -133,6 +134,7 @@ class SparseMLP(PerToken):
         self.down = nn.Parameter(torch.empty(self.n, d)) # [n d]
         self.scores, self.gate = Probe(), Probe()
         self.last = None # tokens, index, number kept (None: all of the index), were rows added
+        draw(self)
 
     def init_parameter(self, name, p, gen):
         "Unit variance before the ReLU, and `out_scale`^2 after the winners"

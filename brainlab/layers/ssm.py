@@ -21,6 +21,7 @@ from torch.nn import functional as F
 # %% ../../nbs/layers/ssm.ipynb #97d9106d
 from ..core.cost import Work
 from ..core.errors import UsageError
+from ..core.model import draw
 from ..core.probe import Probe
 from ..core.state import State
 from ..kernels.causal_conv import causal_conv
@@ -185,6 +186,7 @@ class Mamba2(StateSpace):
         self.A_log, self.dt_bias, self.D = (nn.Parameter(torch.empty(h)) for _ in range(3))
         if not selective: self.B, self.C = (nn.Parameter(torch.empty(groups, d_state)) for _ in range(2))
         self.norm_weight = nn.Parameter(torch.ones(inner))
+        draw(self)
 
     def init_parameter(self, name, p, gen):
         "A uniform in [-16, -1], the rest as in every state-space layer"
@@ -262,6 +264,7 @@ class Mamba(StateSpace):
         else: self.B, self.C = (nn.Parameter(torch.empty(d_state)) for _ in range(2))
         self.A_log = nn.Parameter(torch.empty(d_state * inner)) # one axis, as what optimizers must not decay has here
         self.dt_bias, self.D = (nn.Parameter(torch.empty(inner)) for _ in range(2))
+        draw(self)
 
     def init_parameter(self, name, p, gen):
         "A = -1 ... -n for every channel (S4D-real), the rest as in every state-space layer"
