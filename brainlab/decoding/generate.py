@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from ..core.errors import BrainlabError, UsageError, unknown
 from .engine import Engine, Rules, TokenOutput, thinking
 from .sampling import Sampling, check_sampling, per_row, row_seeds
-from .speculation import Chooser, as_speculation, check_layers, speculative_stream
+from .speculation import Chooser, NotFinite, as_speculation, check_layers, speculative_stream
 from ..layers.depth import check_threshold
 
 # %% ../../nbs/decoding/generate.ipynb #5ee69824
@@ -127,11 +127,18 @@ def _speculate(model, prompts, seeds, limits, stop, rules, speculative, exit_thr
     return _side_by_side({i: row(i) for i in range(len(prompts))}, stop)
 
 def _side_by_side(streams, stop):
-    "Streams of one row each as one stream of rows"
+    "Streams of one row each as one stream of rows; a row whose scores are no numbers ends alone"
+    said, failed = dict.fromkeys(streams, 0), {}
     while streams:
-        outs = {i: o for i, s in streams.items() if (o := next(s, None)) is not None}
+        outs = {}
+        for i, s in streams.items():
+            try: o = next(s, None)
+            except NotFinite: o = failed[i] = None
+            if o is not None: outs[i] = o
+        for i in outs: said[i] += 1
         if outs: yield TokenOutput(torch.cat([o.logits for o in outs.values()]), token=torch.cat([o.token for o in outs.values()]), rows=list(outs))
         streams = {i: streams[i] for i, o in outs.items() if int(o.token) not in stop}
+    if failed: raise NoNumbers({i: said[i] for i in failed})
 
 def _outside(out, rows):
     "An output whose tokens one may train on"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 # %% ../../nbs/kernels/native.ipynb #0f4c7636
 import torch
+from torch.autograd import forward_ad
 
 # %% ../../nbs/kernels/native.ipynb #8897f53f
 from ..core.errors import IOFault, UsageError
@@ -125,8 +126,10 @@ def without_native():
     finally: _off.set(before)
 
 def enabled() -> bool:
-    "May native kernels be used now?"
-    return not _off.get()
+    "May native kernels be used now? Not for tensors that are stand-ins (`torch.func`) or carry a tangent"
+    return not _off.get() and forward_ad._current_level < 0 and _stand_ins() is None
+
+_stand_ins = torch._C._functorch.peek_interpreter_stack
 
 _off = ContextVar("off", default=False) # of this thread, so that two comparisons do not disturb each other
 

@@ -86,8 +86,8 @@ def _functions():
 def can_step(
     *tensors: torch.Tensor, # input, state and weights
 ) -> bool:
-    "Are the compiled forms usable here? fp32 on a CPU in one piece, no gradient wanted, a compiler"
-    return (not torch.is_grad_enabled() and all(o.dtype == torch.float32 and o.device.type == "cpu" and o.is_contiguous() for o in tensors)
+    "Are the compiled forms usable here? fp32 on a CPU in one piece, no gradient wanted, no autocast, a compiler"
+    return (not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and all(o.dtype == torch.float32 and o.device.type == "cpu" and o.is_contiguous() for o in tensors)
             and enabled() and _functions() is not None)
 
 def conv_step(
@@ -97,7 +97,7 @@ def conv_step(
     bias: torch.Tensor,   # [c]
 ) -> torch.Tensor:        # [b c]
     "Causal convolution and SiLU of one token"
-    y = torch.empty(len(u), len(bias))
+    y = u.new_empty(len(u), len(bias))
     _functions().conv_silu(*y.shape, len(weight), pointer(u), u.stride(0), *map(pointer, (before, weight, bias, y)), torch.get_num_threads())
     return y
 
@@ -112,7 +112,7 @@ def ssd_gate(
 ) -> torch.Tensor:         # [b h*w]
     "One token of Mamba-2 from the convolution to the last projection"
     b, h, w, n = state.shape
-    y = torch.empty(b, h * w)
+    y = x.new_empty(b, h * w)
     _functions().ssd_gate(b, h, w, groups, n, *map(pointer, (x, z, dt)), z.stride(0), *map(pointer, (dt_bias, A_log, D, norm, state, y)), torch.get_num_threads())
     return y
 
@@ -128,6 +128,6 @@ def selective_gate(
 ) -> torch.Tensor:         # [b d]
     "One token of Mamba from the step to the last projection"
     b, n, d = state.shape
-    y, scratch = torch.empty(2, b, d)
+    y, scratch = x.new_empty(2, b, d)
     _functions().selective_gate(b, d, n, pointer(x), pointer(z), z.stride(0), *map(pointer, (dt, dt_bias, A_log, B, C)), B.stride(0), *map(pointer, (D, state, y, scratch)), torch.get_num_threads())
     return y

@@ -56,7 +56,7 @@ def rotate(
 @dataclass
 class KVCache(State):
     "Rotated keys and values of the tokens seen so far"
-    positional = True # what lies behind `position` is never read
+    positional = True # what lies behind `position` does not count, as long as it is a number
     k: torch.Tensor # [b h T w]
     v: torch.Tensor # [b h T w]
 
@@ -187,8 +187,8 @@ def store(self: CausalAttention, state: KVCache, pos, k, v):
 
 def _rows_from(linear, lo, x):
     "The outputs from row `lo` on of a linear layer, which may hold int8 rows"
-    scale = getattr(linear, "scale", None)
-    return F.linear(x, linear.weight[lo:]) if scale is None else linear_rows(x, linear.weight[lo:], scale[lo:])
+    if getattr(linear, "scale", None) is not None: return linear_rows(x, linear.weight[lo:], linear.scale[lo:])
+    return F.linear(x, linear.weight[lo:]) if type(linear) is nn.Linear and linear.bias is None else linear(x)[..., lo:]
 
 @patch
 def fill(self: CausalAttention, x: torch.Tensor, state: KVCache):

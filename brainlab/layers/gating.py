@@ -9,6 +9,7 @@ __all__ = ['ESTIMATORS', 'Nothing', 'Choice', 'MechanismGate']
 
 # %% ../../nbs/layers/gating.ipynb #520ae719
 from dataclasses import dataclass
+from zlib import crc32
 
 # %% ../../nbs/layers/gating.ipynb #37f14c48
 import torch
@@ -51,7 +52,7 @@ class MechanismGate(PerToken):
         if not mechanisms: raise UsageError("A gate needs at least one mechanism.")
         if estimator not in ESTIMATORS: raise unknown("estimator", estimator, ESTIMATORS, type(self).__name__)
         if not 0 < temperature < float("inf"): raise UsageError(f"The temperature of a gate must be above 0, got {temperature}.")
-        self.d, self.estimator, self.temperature, self.seed, self.calls = d, estimator, temperature, seed, 0
+        self.d, self.estimator, self.temperature, self.seed = d, estimator, temperature, seed
         self.mechanisms, self.choose = nn.ModuleDict(mechanisms), nn.Linear(d, len(mechanisms), bias=False)
         size = price or {k: sum(p.numel() for p in m.parameters()) for k, m in mechanisms.items()}
         if {*size} != {*mechanisms}: raise UsageError(f"Prices are given for {', '.join(size)}, the mechanisms are {', '.join(mechanisms)}; name each one.")
@@ -64,7 +65,6 @@ class MechanismGate(PerToken):
     def after_step(self):
         "Count an optimizer step"
         self.drawn += 1
-        self.calls = 0
 
     def executed(self) -> Work:
         "Work of the last call; dense: every token by every mechanism"
@@ -89,9 +89,8 @@ def _best(z): return F.one_hot(z.argmax(-1), z.shape[-1]).to(z.dtype)
 
 @patch
 def _noise(self: MechanismGate, z):
-    "Gumbel noise, a function of the seed and the step"
-    gen = torch.Generator().manual_seed(((self.seed * 1_000_003 + int(self.drawn)) * 1009 + self.calls) % 2**63)
-    self.calls += 1
+    "Gumbel noise, a function of the seed, the step and the scores: the same when a call is computed again, another for other tokens"
+    gen = torch.Generator().manual_seed(crc32(z.detach().float().cpu().numpy().tobytes(), crc32(f"{self.seed} {int(self.drawn)}".encode())))
     return -(-torch.rand(z.shape, generator=gen, dtype=torch.double).clamp(1e-12, 1 - 1e-12).log()).log().to(z)
 
 @patch

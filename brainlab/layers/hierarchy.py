@@ -117,10 +117,16 @@ def extend(
         last = n[:, None] + torch.arange(self.kernel - 1, device=x.device)
         for kept, v in zip(new, (partial, _rows(line, last), _rows(out, n[:, None])[:, 0])): kept.append(v)
         count += sums.shape[0] * sums.shape[1]
-    state.partial, state.recent, state.held = (torch.stack(o, 1) for o in new)
+    _keep(state, *(torch.stack(o, 1) for o in new))
     state.position += t
     self._note(len(x) * t, count, [1] * len(self.scales))
     return self.said(torch.stack(said, 2)).sum(2)
+
+def _keep(state, *new):
+    "Into the memory that the state has, as recorded steps need it; with gradient in its place"
+    for name, t in zip(("partial", "recent", "held"), new):
+        if torch.is_grad_enabled(): setattr(state, name, t)
+        else: getattr(state, name).copy_(t)
 
 def _rows(v, index): # [b n e], [b m] -> [b m e]
     "Entries of each row"
@@ -143,7 +149,7 @@ def _extend_one(self: TimeScales, x, state): # [b d] -> [b d]
         partial[i] = total.index_fill(0, rows, 0)
         recent[i], held[i] = recent[i].index_copy(0, rows, line[:, 1:]), held[i].index_copy(0, rows, out[:, 0])
         count += len(rows)
-    state.partial, state.recent, state.held = (torch.stack(o, 1) for o in (partial, recent, held))
+    _keep(state, *(torch.stack(o, 1) for o in (partial, recent, held)))
     state.position += 1
     self._note(len(x), count, read)
     return self.said(state.held[:, None])[:, 0].sum(1)

@@ -23,6 +23,7 @@ from ..core.errors import UsageError, unknown
 from ..core.model import BrainModel, LossOutput, ModelConfig, ModelOutput, cross_entropy
 from ..core.state import StackState
 from ..kernels import cross_entropy as fused
+from .attention import furthest
 from .block import read_on
 from .depth import EarlyExit, run_kept
 from .quantized import quantize_
@@ -52,6 +53,8 @@ class CausalLM(BrainModel):
         super().__init__(config)
         self.embed = nn.Embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(blocks)
+        limits = {o.state_limit for o in blocks}
+        self.holds = min(limits - {None}) if None in limits and len(limits) > 1 else None # tokens of the smallest state, where other layers would read on; alike layers refuse by themselves
         self.norm = nn.RMSNorm(config.n_embd)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.head.weight = self.embed.weight
@@ -72,9 +75,16 @@ class CausalLM(BrainModel):
     def prefill(self, tokens, state, exit_threshold=None) -> ModelOutput: # [b t] -> logits [b v] after the last token
         "Read a prompt into the state"
         if tokens.ndim == 2 and not tokens.shape[1]: raise UsageError(f"A prompt needs at least one token, got {list(tokens.shape)}; begin with the token that begins a text.")
+        self._check_state(tokens, state)
         out = self._think(self.read(tokens), state.layers, exit_threshold)
         state.position += tokens.shape[1]
         return out
+
+    def _check_state(self, tokens, state):
+        "Refuse a state of another depth, and a text that some layer could not hold after others have read it; raises `UsageError`"
+        if len(state.layers) != len(self.blocks): raise UsageError(f"The state holds {len(state.layers)} layers, this model has {len(self.blocks)}; make it with init_state.")
+        if self.holds is None or tokens.is_cuda or not len(tokens) or furthest(state.position) + tokens.shape[1] <= self.holds: return
+        raise UsageError(f"The cache of {self.holds} tokens is full; reset the row or build the model with a larger context_length.")
 
     def step(self, token, state, **way) -> ModelOutput: # [b] -> logits [b v]
         "Read one token per row"

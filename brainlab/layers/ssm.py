@@ -77,7 +77,7 @@ class StateSpace(nn.Module):
     def native(self, x, state):
         "May the compiled form take this token? Not while somebody records the steps"
         if state is None or x.shape[1] != 1 or not len(x) or self.dt.on: return False
-        return can_step(x, state.conv, state.ssm, self.conv_weight, self.dt_bias, self.A_log)
+        return can_step(x, state.conv, state.ssm, *self._parameters.values())
 
     def forward(self, x): # [b t d] -> [b t d]
         return self.run(x, None)[0]

@@ -113,8 +113,9 @@ def depth_slider(
     if not len(depths[at]): return depth_figure([])
     top = n_layer or int(max(np.nanmax(d, initial=1) for d in depths.values()))
     shown = {h: depth_figure(d, labels, top).data[0] for h, d in depths.items()}
-    step = lambda h, bar: dict(method="restyle", label=f"{h:g}", args=[{"marker.color": [bar.marker.color], "textfont.color": [bar.textfont.color], "hovertext": [bar.hovertext], "customdata": [bar.customdata]}, [0]])
+    step = lambda h, bar: dict(method="restyle", label=f"{h:g}", args=[{"marker.color": [bar.marker.color], "textfont.color": [bar.textfont.color], "customdata": [bar.customdata]}, [0]])
     fig = depth_figure(depths[at], labels, top)
+    fig.data[0].update(hovertext=None, hovertemplate=f"%{{text}}<br>{say('layers used')}: %{{customdata:.0f}}/{top}<extra></extra>") # the same for all thresholds, so that a page stays small
     where = dict(active=[*depths].index(at), currentvalue_prefix=say("threshold") + " ", x=.4, len=.6, y=0, yanchor="top", pad=dict(t=16), font_size=11)
     return fig.update_layout(sliders=[dict(steps=[step(h, bar) for h, bar in shown.items()], **where)], height=fig.layout.height + 48, margin_b=104)
 
