@@ -80,6 +80,37 @@ static void block_T(const Block *B, i64 b, const float *x, float *y, float *k, f
         columns_T(&all, b, normed, index, gate, mixed, y, room, threads);
     }
 }
+// keys and values of one row that no longer asks
+static void store_T(const Block *B, const float *x, float *k, float *v, i64 at, float *scratch, int threads) {
+    const i64 d = B->d, w = d / B->h;
+    float *normed = scratch, *both = normed + d;
+    rms_norm(x, B->norm1, 1, d, normed);
+    linear_T(1, 2 * d, d, normed, (const W *)B->qkv + d * d, B->qkv_scale ? B->qkv_scale + d : 0, 0, both, scratch + (3 * d + 15) / 16 * 16, threads);
+    for (i64 i = 0; i < B->h; i++) {
+        unit_turn(both + i * w, B->rope + at * w, w, k + (i * B->T + at) * w);
+        memcpy(v + (i * B->T + at) * w, both + d + i * w, w * sizeof(float));
+    }
+}
+// as stack_T for one row, which leaves behind the first block whose head is sure enough; heads: norm, probe and bias of each; odds: what every head said. Returns the layers used; 0: a position lies outside
+int walk_T(const Block *B, i64 layers, const float *norm, void **heads, float bar, const float *x, float *y, void **memory, i64 *index, float *gate, float *scores, float *tokens, float *odds, float *scratch, int threads) {
+    const i64 d = B->d, chosen = B->columns ? B->columns->k : 1;
+    i64 used = layers;
+    for (i64 l = 0; l < layers; l++) if (*(i64 *)memory[3 * l + 2] < 0 || *(i64 *)memory[3 * l + 2] >= B->T) return 0;
+    for (i64 l = 0; l < layers; l++) {
+        i64 *position = memory[3 * l + 2];
+        if (l < used) {
+            block_T(B + l, 1, l ? y : x, y, memory[3 * l], memory[3 * l + 1], position, index + l * chosen, gate, scores, scratch, threads);
+            memcpy(tokens + l * d, scratch, d * sizeof(float));
+        } else store_T(B + l, y, memory[3 * l], memory[3 * l + 1], *position, scratch, threads);
+        ++*position;
+        if (l == layers - 1) break;
+        rms_norm(y, heads[3 * l], 1, d, scratch);
+        odds[l] = dot_f32(heads[3 * l + 1], scratch, d) + *(float *)heads[3 * l + 2];
+        if (used == layers && odds[l] >= bar) used = l + 1;
+    }
+    rms_norm(y, used < layers ? heads[3 * used - 3] : norm, 1, d, y);
+    return (int)used;
+}
 // blocks of one shape, one after another. memory: keys, values and positions of each; length: tokens in each cache afterwards. Where a position lies outside, 1, and nothing is done
 int stack_T(const Block *B, i64 layers, const float *norm, i64 b, const float *x, float *y, void **memory, i64 *length, i64 *index, float *gate, float *scores, float *tokens, float *scratch, int threads) {
     const i64 d = B->d, chosen = B->columns ? B->columns->k : 1;
@@ -105,13 +136,15 @@ class _Block(ctypes.Structure):
                 "qkv_scale", "out_scale", "up_scale", "down_scale", "columns"))]
 
 @functools.lru_cache
-def _functions() -> dict: # type of the weights -> function
+def _functions() -> dict: # type of the weights -> stack, walk
     "The compiled functions; empty without a compiler"
     kinds = {torch.float32: "f32", torch.int8: "i8"}
     source = column_native.source() + attention_native.source() + _block_source + "".join(column_native.typed(_typed_source, k) for k in kinds)
-    if (lib := library(source, *(f"stack_{t}" for t in kinds.values()))) is None: return {}
-    found = {k: getattr(lib, f"stack_{t}") for k, t in kinds.items()}
-    for f in found.values(): f.argtypes, f.restype = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 9, ctypes.c_int), ctypes.c_int
+    if (lib := library(source, *(f"{f}_{t}" for f in ("stack", "walk") for t in kinds.values()))) is None: return {}
+    found, P, I = {k: (getattr(lib, f"stack_{t}"), getattr(lib, f"walk_{t}")) for k, t in kinds.items()}, ctypes.c_void_p, ctypes.c_int64
+    for stack, walk in found.values():
+        stack.argtypes, walk.argtypes = (P, I, P, I, *[P] * 9, ctypes.c_int), (P, I, P, P, ctypes.c_float, *[P] * 9, ctypes.c_int)
+        stack.restype = walk.restype = ctypes.c_int
     return found
 
 def native(
@@ -139,9 +172,10 @@ class NativeStack:
     def __init__(self,
         *blocks: BlockWeights, # on the CPU, contiguous; raises `Unreadable` for others, and for blocks of different shapes
         norm: torch.Tensor | None = None, # weights of a norm after the last block [d]
+        heads: list = (), # for `walk`, of every block but the last: weights of the norm [d], of the probe [1 d], its bias [1]
     ):
         self.blocks = [replace(w) for w in blocks] # as they are now: C has read the addresses
-        w, self.norm = self.blocks[0], norm
+        w, self.norm, self.heads = self.blocks[0], norm, list(heads)
         self.d, self.T, self.h = w.qkv.shape[1], len(w.rope), w.h
         for o in self.blocks: _check(o if norm is None else replace(o, norm1=norm), self.T), _check(o, self.T)
         self.feeds = [o.columns and ColumnLayer(o.columns) for o in self.blocks]
@@ -149,8 +183,10 @@ class NativeStack:
         if len(shapes) > 1: raise Unreadable("The blocks of a stack need one shape.")
         self.c, self.s, self.k, sparse = next(iter(shapes))[4:]
         self.n = 0 if sparse else self.s
+        for o, shape in ((o, shape) for head in self.heads for o, shape in zip(head, ((self.d,), (1, self.d), (1,)))):
+            if tuple(o.shape) != shape or o.dtype != torch.float32 or o.device.type != "cpu" or not o.is_contiguous(): raise Unreadable(f"An exit head holds {o.dtype} {list(o.shape)} on {o.device}, expected contiguous float32 {list(shape)} on cpu.")
         self._structs = (_Block * len(blocks))(*map(self._struct, self.blocks, self.feeds))
-        self._call = _functions()[w.qkv.dtype]
+        self._stack, self._walk = _functions()[w.qkv.dtype]
 
     def _struct(self, w, feed):
         "A block as C sees it"
@@ -174,10 +210,30 @@ class NativeStack:
         b, L, nt = len(x), len(self.blocks), torch.get_num_threads()
         if x.shape[-1] != self.d or x.numel() != b * self.d: raise UsageError(f"The block takes tokens [b {self.d}], got {list(x.shape)}.")
         if (memory := self._addresses(b, states)) is None: return None
-        y, index, tokens = torch.empty_like(x), x.new_empty(L, b, self.k, dtype=torch.long), x.new_empty(L, b, self.d)
-        inner = 2 * (self.c + 1 + b * self.k) + b * (max(self.d, self.n) + 1) + nt * max(b * self.d + 3 * self.s, self.T + self.d // self.h)
-        scratch = b * (5 * self.d + self.n) + 16 + inner
-        room, length = x.new_empty(scratch + b * (self.k + self.c)), (ctypes.c_int64 * L)()
-        gate = room.data_ptr() + 4 * scratch
-        outside = self._call(ctypes.addressof(self._structs), L, pointer(self.norm), b, *map(pointer, (x, y)), (ctypes.c_void_p * len(memory))(*memory), length, pointer(index), gate, gate + 4 * b * self.k, pointer(tokens), pointer(room), nt)
+        y, index, tokens, room, gate, scores = self._room(x)
+        length = (ctypes.c_int64 * L)()
+        outside = self._stack(ctypes.addressof(self._structs), L, pointer(self.norm), b, *map(pointer, (x, y)), (ctypes.c_void_p * len(memory))(*memory), length, pointer(index), gate, scores, pointer(tokens), pointer(room), nt)
         return None if outside else (y, length, index.unbind(), tokens.unbind())
+
+    def _room(self, x):
+        "Output, choices and tokens of every block, scratch memory, and the addresses of gate and scores behind it"
+        b, L, nt = len(x), len(self.blocks), torch.get_num_threads()
+        inner = 2 * (self.c + 1 + b * self.k) + b * (max(2 * self.d, self.n) + 1) + nt * max(b * self.d + 3 * self.s, self.T + self.d // self.h)
+        scratch = b * (5 * self.d + self.n) + 16 + inner
+        room = x.new_empty(scratch + b * (self.k + self.c))
+        gate = room.data_ptr() + 4 * scratch
+        return torch.empty_like(x), x.new_empty(L, b, self.k, dtype=torch.long), x.new_empty(L, b, self.d), room, gate, gate + 4 * b * self.k
+
+    def walk(self,
+        x: torch.Tensor, # one token [1 d] or [1 1 d], fp32, contiguous
+        states: list,    # as `__call__`
+        bar: float,      # log-odds at which it leaves
+    ) -> tuple | None:   # y like x, normalised where it left; layers used; log-odds of every head [e]; of each block index [1 k] and tokens [1 d], up to the layers used. None: nothing was done
+        "One row through the blocks until a head is sure; the others only store its keys and values"
+        L = len(self.blocks)
+        if x.numel() != self.d or x.shape[-1] != self.d: raise UsageError(f"The block takes one token [1 {self.d}], got {list(x.shape)}.")
+        if (memory := self._addresses(1, states)) is None: return None
+        y, index, tokens, room, gate, scores = self._room(x)
+        heads, odds = [o.data_ptr() for head in self.heads for o in head], x.new_empty(L - 1)
+        used = self._walk(ctypes.addressof(self._structs), L, pointer(self.norm), (ctypes.c_void_p * len(heads))(*heads), bar, *map(pointer, (x, y)), (ctypes.c_void_p * len(memory))(*memory), pointer(index), gate, scores, pointer(tokens), pointer(odds), pointer(room), torch.get_num_threads())
+        return (y, used, odds, index.unbind()[:used], tokens.unbind()[:used]) if used else None

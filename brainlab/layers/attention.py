@@ -188,7 +188,8 @@ def store(self: CausalAttention, state: KVCache, pos, k, v):
 def _rows_from(linear, lo, x):
     "The outputs from row `lo` on of a linear layer, which may hold int8 rows"
     if getattr(linear, "scale", None) is not None: return linear_rows(x, linear.weight[lo:], linear.scale[lo:])
-    return F.linear(x, linear.weight[lo:]) if type(linear) is nn.Linear and linear.bias is None else linear(x)[..., lo:]
+    other = isinstance(linear, nn.Linear) and (type(linear) is not nn.Linear or linear.bias is not None) # does more than multiply
+    return linear(x)[..., lo:] if other else F.linear(x, linear.weight[lo:])
 
 @patch
 def fill(self: CausalAttention, x: torch.Tensor, state: KVCache):

@@ -24,7 +24,7 @@ from ..core.model import BrainModel, LossOutput, ModelConfig, ModelOutput, cross
 from ..core.state import StackState
 from ..kernels import cross_entropy as fused
 from .attention import furthest
-from .block import read_on
+from .block import native_walk, read_on
 from .depth import EarlyExit, run_kept
 from .quantized import quantize_
 
@@ -101,6 +101,8 @@ class CausalLM(BrainModel):
             for block in self.blocks: h = block(h)
             return ModelOutput(self.head(self.norm(h)))
         if self.exits is None: raise UsageError("This model was built without early_exit; leave exit_threshold out.")
+        if states is not None and (done := native_walk(self.blocks, self.norm, self.exits, h, states, threshold)) is not None:
+            return ModelOutput(self.head(done[0][:, -1]), dict(exit_depth=done[1], exit_confidence=done[2]))
         h, depth, conf = self.exits.walk(h, lambda i, x, active: self.blocks[i].extend_active(x, states and states[i], active), threshold)
         h = self.exits.read_out(h, depth, self.norm)
         return ModelOutput(self.head(h if states is None else h[:, -1]), dict(exit_depth=depth, exit_confidence=conf))
