@@ -121,6 +121,7 @@ def _that_run(fs):
     left_out = {}
     for n, f in fs.items():
         try: f()
+        # a rival that this machine or the installed release of its package cannot run (no kernel, not built, another signature) is left out by name, with the reason in the record
         except (RuntimeError, NotImplementedError, ImportError, TypeError) as e: left_out[n] = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:120]}"
     return {n: f for n, f in fs.items() if n not in left_out}, left_out
 

@@ -96,17 +96,19 @@ def init_parameters(
         for name, p in mod.named_parameters(recurse=False):
             if id(p) in done: continue
             done.add(id(p))
-            gen = torch.Generator().manual_seed((crc32(f"{path}.{name}".encode()) << 20) ^ seed)
-            with torch.no_grad(): getattr(mod, "init_parameter", _init_default)(name, p, gen)
+            _fill(mod, name, p, (crc32(f"{path}.{name}".encode()) << 20) ^ seed)
 
 def draw(
     layer: nn.Module, # being built
 ):
     "Draw the parameters that the layer itself owns, so that it can be used alone; a model draws all of its own again, by their dotted names"
     for name, p in layer.named_parameters(recurse=False):
-        if p.is_meta: continue
-        gen = torch.Generator().manual_seed(crc32(name.encode()))
-        with torch.no_grad(): getattr(layer, "init_parameter", _init_default)(name, p, gen)
+        if not p.is_meta: _fill(layer, name, p, crc32(name.encode()))
+
+@torch.no_grad()
+def _fill(module, name, p, seed):
+    "Draw one parameter as its module wants it"
+    getattr(module, "init_parameter", _init_default)(name, p, torch.Generator().manual_seed(seed))
 
 def _init_default(name, p, gen):
     "GPT-2: matrices N(0, .02^2), biases 0; other vectors (norm weights) stay as the module made them"

@@ -128,12 +128,12 @@ def _speculate(model, prompts, seeds, limits, stop, rules, speculative, exit_thr
 
 def _side_by_side(streams, stop):
     "Streams of one row each as one stream of rows; a row whose scores are no numbers ends alone"
-    said, failed = dict.fromkeys(streams, 0), {}
+    said, failed = dict.fromkeys(streams, 0), []
     while streams:
         outs = {}
         for i, s in streams.items():
             try: o = next(s, None)
-            except NotFinite: o = failed[i] = None
+            except NotFinite: failed.append(i); continue
             if o is not None: outs[i] = o
         for i in outs: said[i] += 1
         if outs: yield TokenOutput(torch.cat([o.logits for o in outs.values()]), token=torch.cat([o.token for o in outs.values()]), rows=list(outs))

@@ -231,6 +231,7 @@ class NativeStack:
     ) -> tuple | None:   # y like x, normalised where it left; layers used; log-odds of every head [e]; of each block index [1 k] and tokens [1 d], up to the layers used. None: nothing was done
         "One row through the blocks until a head is sure; the others only store its keys and values"
         L = len(self.blocks)
+        if self.norm is None or len(self.heads) != L - 1: raise UsageError(f"To leave in between the stack needs a norm and a head for each of its blocks but the last: {L - 1}, got {len(self.heads)}.")
         if x.numel() != self.d or x.shape[-1] != self.d: raise UsageError(f"The block takes one token [1 {self.d}], got {list(x.shape)}.")
         if (memory := self._addresses(1, states)) is None: return None
         y, index, tokens, room, gate, scores = self._room(x)

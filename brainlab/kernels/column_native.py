@@ -52,7 +52,7 @@ static float dot_i8(const int8_t *w, const int16_t *x, i64 d) {
     return a;
 }
 
-// four rows at once, `gap` apart: four streams of memory are read faster than one, and the token is loaded once for all
+// four rows at once, `gap` apart: the token is loaded once for all, which pays where several tokens or wide weights keep the processor busy
 static void dots_f32(const float *w, i64 gap, const float *x, i64 d, float *out) {
     const float *u = w + gap, *v = u + gap, *z = v + gap;
     float a = 0, b = 0, c = 0, e = 0;

@@ -134,8 +134,11 @@ def _plain(norm):
 def _parts(block):
     "norm1, attention, norm2 and feed-forward layer, if the block is made of what the native form knows"
     norm1, attn, norm2, feed = block.norm1, block.mixer, getattr(block, "norm2", None), block.feed
-    known = type(attn) is CausalAttention and attn.soma is None and not block.training | attn.training and type(feed) in (ColumnMLP, DenseMLP, Int8ColumnMLP, Int8DenseMLP) and type(block).run is PreNormBlock.run and type(block).extend is PreNormBlock.extend
-    if not known or not plain_parts(feed) or any(o.bias is not None for o in (attn.qkv, attn.out) if type(o) is nn.Linear) or feed.training or not _plain(norm1) or not _plain(norm2) or {type(attn.qkv), type(attn.out)} not in ({nn.Linear}, {Int8Linear}) or any(map(overridden, block.modules())) or not attn.fused_step: return None
+    asleep = not (block.training or attn.training or feed is not None and feed.training)
+    mine = type(block).run is PreNormBlock.run and type(block).extend is PreNormBlock.extend and not any(map(overridden, block.modules()))
+    known = type(attn) is CausalAttention and attn.soma is None and attn.fused_step and type(feed) in (ColumnMLP, DenseMLP, Int8ColumnMLP, Int8DenseMLP) and plain_parts(feed)
+    if not (asleep and mine and known and _plain(norm1) and _plain(norm2)): return None
+    if {type(attn.qkv), type(attn.out)} not in ({nn.Linear}, {Int8Linear}) or any(getattr(o, "bias", None) is not None for o in (attn.qkv, attn.out)): return None
     kind = (feed.up.weight if isinstance(feed, Int8DenseMLP) else feed.up).dtype
     return (norm1, attn, norm2, feed) if kind == attn.qkv.weight.dtype and kind in (torch.float32, torch.int8) and native(kind) else None
 
@@ -170,7 +173,7 @@ def _bind(owner, *beside) -> _Bound:
     hooks = [d for m in modules for d in (m._forward_hooks, m._forward_pre_hooks)] + _everywhere
     edges = turned([(m._modules, n, o) for m in modules for n, o in m._modules.items()] + [(d, n, None) for d, n, t in tensors if t is None])
     slots = turned([o for o in tensors if o[2] is not None])
-    numbers = turned([(m.__dict__, n, m.__dict__[n]) for m in [*beside, *(o for b in blocks for o in (b, b.norm1, b.mixer, getattr(b, "norm2", None), b.feed))] if m is not None for n in _numbers if n in m.__dict__])
+    numbers = turned([(m.__dict__, n, m.__dict__[n]) for m in [*(m for o in beside for m in o.modules()), *(o for b in blocks for o in (b, b.norm1, b.mixer, getattr(b, "norm2", None), b.feed))] if m is not None for n in _numbers if n in m.__dict__])
     owners, probes = [owner._modules, *(m.__dict__ for m in modules)], [m for m in modules if isinstance(m, Probe)]
     call = _native_stack(blocks, *beside)
     forms[len(beside)] = found = _Bound(call, beside, blocks, [*map(type, blocks)], blocks[0].mixer.work if call else None, [b.mixer.__dict__ for b in blocks], [b.feed.__dict__ for b in blocks if isinstance(b.feed, ColumnMLP)], hooks, probes, edges, slots, _memory(slots[2]), numbers, owners, [*map(len, owners)])
@@ -233,7 +236,11 @@ def extend_all(
     states: list,    # of the mixers; advanced in place
 ) -> torch.Tensor:   # [b t d]
     "New tokens through a stack"
-    if (y := native_step(blocks, x, states)) is not None: return y
+    y = native_step(blocks, x, states)
+    return _in_turn(blocks, x, states) if y is None else y
+
+def _in_turn(blocks, x, states):
+    "New tokens through one block after the other"
     for block, state in zip(blocks, states): x = block.extend(x, state)
     return x
 
@@ -244,9 +251,8 @@ def read_on(
     states: list,    # of the mixers; advanced in place
 ) -> torch.Tensor:   # of the last token, normalised [b d]
     "New tokens through a stack and its norm"
-    if (y := native_step(blocks, x, states, norm)) is not None: return y[:, -1]
-    for block, state in zip(blocks, states): x = block.extend(x, state)
-    return norm(x[:, -1])
+    y = native_step(blocks, x, states, norm)
+    return norm(_in_turn(blocks, x, states)[:, -1]) if y is None else y[:, -1]
 
 @patch
 def extend_active(self: PreNormBlock, x, state, active): # [b t d], state or None, [b t]

@@ -23,7 +23,7 @@ from ..core.errors import UsageError, unknown
 from ..core.model import BrainModel, LossOutput, ModelConfig, ModelOutput, cross_entropy
 from ..core.state import StackState
 from ..kernels import cross_entropy as fused
-from .attention import furthest
+from .attention import within
 from .block import native_walk, read_on
 from .depth import EarlyExit, run_kept
 from .quantized import quantize_
@@ -83,8 +83,7 @@ class CausalLM(BrainModel):
     def _check_state(self, tokens, state):
         "Refuse a state of another depth, and a text that some layer could not hold after others have read it; raises `UsageError`"
         if len(state.layers) != len(self.blocks): raise UsageError(f"The state holds {len(state.layers)} layers, this model has {len(self.blocks)}; make it with init_state.")
-        if self.holds is None or tokens.is_cuda or not len(tokens) or furthest(state.position) + tokens.shape[1] <= self.holds: return
-        raise UsageError(f"The cache of {self.holds} tokens is full; reset the row or build the model with a larger context_length.")
+        if self.holds is not None and len(tokens) and not tokens.is_cuda: within(state.position + tokens.shape[1] - 1, self.holds)
 
     def step(self, token, state, **way) -> ModelOutput: # [b] -> logits [b v]
         "Read one token per row"
