@@ -96,7 +96,7 @@ def init_parameters(
         for name, p in mod.named_parameters(recurse=False):
             if id(p) in done: continue
             done.add(id(p))
-            _fill(mod, name, p, (crc32(f"{path}.{name}".encode()) << 20) ^ seed)
+            _fill(mod, name, p, crc32(f"{seed} {path}.{name}".encode())) # PyTorch's generator reads the lower 32 bits of a seed only
 
 def draw(
     layer: nn.Module, # being built
