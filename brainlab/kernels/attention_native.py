@@ -44,14 +44,14 @@ static void unit_turn(const float *x, const float *table, i64 w, float *out) {
         out[i] = a * c - b * e; out[i + w / 2] = a * e + b * c;
     }
 }
-// one token per row: `turns` are the angles of row i at place[i]; the key goes to slot at % T, and min(at + 1, T) slots are read
-static void attend_slots(i64 b, i64 h, i64 w, i64 T, const float *qkv, const float *turns, const i64 *place, float *k, float *v, const i64 *position, float *y, float *scratch, int threads) {
+// t tokens per row: the key of the one at `place` goes to slot place % T, and min(place + 1, T) slots are read. `turns` are the angles of all places, or of the tokens if `each`
+static void attend_slots(i64 b, i64 t, i64 h, i64 w, i64 T, const float *qkv, const float *turns, int each, float *k, float *v, const i64 *position, float *y, float *scratch, int threads) {
     const float scale = 1 / sqrtf((float)w);
     #pragma omp parallel for num_threads(threads) schedule(static)
-    for (i64 p = 0; p < b * h; p++) {
-        const i64 row = p / h, head = p % h, at = position[row] % T, n = position[row] < T ? position[row] + 1 : T;
-        const float *mine = qkv + (row * 3 * h + head) * w, *table = turns + place[row] * w;
-        float *keys = k + p * T * w, *values = v + p * T * w, *score = scratch + omp_get_thread_num() * (T + w), *q = score + T, *out = y + p * w;
+    for (i64 p = 0; p < b * h; p++) for (i64 m = 0; m < t; m++) {
+        const i64 token = p / h * t + m, head = p % h, place = position[p / h] + m, at = place % T, n = place < T ? place + 1 : T;
+        const float *mine = qkv + (token * 3 * h + head) * w, *table = turns + (each ? token : place) * w;
+        float *keys = k + p * T * w, *values = v + p * T * w, *score = scratch + omp_get_thread_num() * (T + w), *q = score + T, *out = y + (token * h + head) * w;
         unit_turn(mine, table, w, q);
         unit_turn(mine + h * w, table, w, keys + at * w);
         memcpy(values + at * w, mine + 2 * h * w, w * sizeof(float));
@@ -68,11 +68,11 @@ static void attend_slots(i64 b, i64 h, i64 w, i64 T, const float *qkv, const flo
         for (i64 i = 0; i < w; i++) out[i] /= sum;
     }
 }
-void attend(i64 b, i64 h, i64 w, i64 T, const float *qkv, const float *rope, float *k, float *v, const i64 *position, float *y, float *scratch, int threads) {
-    attend_slots(b, h, w, T, qkv, rope, position, k, v, position, y, scratch, threads);
+void attend(i64 b, i64 t, i64 h, i64 w, i64 T, const float *qkv, const float *rope, float *k, float *v, const i64 *position, float *y, float *scratch, int threads) {
+    attend_slots(b, t, h, w, T, qkv, rope, 0, k, v, position, y, scratch, threads);
 }
-void attend_ring(i64 b, i64 h, i64 w, i64 T, const float *qkv, const float *turns, const i64 *row, float *k, float *v, const i64 *position, float *y, float *scratch, int threads) {
-    attend_slots(b, h, w, T, qkv, turns, row, k, v, position, y, scratch, threads);
+void attend_ring(i64 b, i64 t, i64 h, i64 w, i64 T, const float *qkv, const float *turns, float *k, float *v, const i64 *position, float *y, float *scratch, int threads) {
+    attend_slots(b, t, h, w, T, qkv, turns, 1, k, v, position, y, scratch, threads);
 }
 """
 
@@ -85,8 +85,7 @@ def _attend():
     "The compiled functions for a cache and for a ring, or None"
     if (lib := library(_source, "attend", "attend_ring")) is None: return None
     P, I = ctypes.c_void_p, ctypes.c_int64
-    lib.attend.argtypes, lib.attend.restype = (I, I, I, I, P, P, P, P, P, P, P, ctypes.c_int), None
-    lib.attend_ring.argtypes, lib.attend_ring.restype = (I, I, I, I, P, P, P, P, P, P, P, P, ctypes.c_int), None
+    for f in (lib.attend, lib.attend_ring): f.argtypes, f.restype = (*[I] * 5, *[P] * 7, ctypes.c_int), None
     return lib.attend, lib.attend_ring
 
 # %% ../../nbs/kernels/attention_native.ipynb #9ac9d499
@@ -100,40 +99,34 @@ def can_attend(
     return (k.dtype is v.dtype is torch.float32 and at.dtype is torch.int64 and k.shape == v.shape and len(at) == len(k) == len(x)
             and all(o.is_cpu and o.is_contiguous() for o in (k, v, at)))
 
-def _check(qkv, table, k, rows):
-    "What C will trust: queries, keys, values and angles are fp32 on a CPU, and as many as the cache needs"
-    b, h, T, w = k.shape
-    if qkv.dtype is not torch.float32 or not qkv.is_cpu or qkv.shape != (b, 3 * h * w):
-        raise UsageError(f"Queries, keys and values are {qkv.dtype} {list(qkv.shape)} on {qkv.device}, the compiled attention takes float32 [{b} {3 * h * w}] on cpu; use the PyTorch form.")
-    if table.dtype is not torch.float32 or not table.is_cpu or len(table) < rows or table.shape[1:] != (w // 2, 2):
-        raise UsageError(f"The angles are {table.dtype} {list(table.shape)} on {table.device}, the compiled attention takes float32 [{rows} {w // 2} 2] on cpu; use the PyTorch form.")
+def _call(f, qkv, angles, rows, k, v, position):
+    "Queries, keys, values and angles are fp32 on a CPU, and as many as the cache needs: C will trust that"
+    (b, h, T, w), t = k.shape, qkv.shape[1] if qkv.ndim == 3 else 1
+    if qkv.dtype is not torch.float32 or not qkv.is_cpu or qkv.shape != (b, t, 3 * h * w):
+        raise UsageError(f"Queries, keys and values are {qkv.dtype} {list(qkv.shape)} on {qkv.device}, the compiled attention takes float32 [{b} t {3 * h * w}] on cpu; use the PyTorch form.")
+    if angles.dtype is not torch.float32 or not angles.is_cpu or angles.shape[1:] != (w // 2, 2) or len(angles) < rows:
+        raise UsageError(f"The angles are {angles.dtype} {list(angles.shape)} on {angles.device}, the compiled attention takes float32 [{rows} {w // 2} 2] on cpu; use the PyTorch form.")
+    qkv, angles, threads = qkv.contiguous(), angles.contiguous(), torch.get_num_threads()
+    y, scratch = qkv.new_empty(b, t, h * w), qkv.new_empty(threads * (T + w))
+    f(b, t, h, w, T, *map(pointer, (qkv, angles, k, v, position, y, scratch)), threads)
+    return y
 
 def attend_step(
-    qkv: torch.Tensor,      # queries, keys, values of one token per row [b 3*h*w]
+    qkv: torch.Tensor,      # queries, keys, values of a few tokens per row [b t 3*h*w]
     rope: torch.Tensor,     # table of angles [length w/2 2]
-    k: torch.Tensor,        # cached keys [b h T w], written at `position`
-    v: torch.Tensor,        # cached values [b h T w], written at `position`
-    position: torch.Tensor, # [b] int64, each below T; the caller has checked
-) -> torch.Tensor:          # [b h*w]
-    "Store one token per row and attend from it"
-    b, h, T, w = k.shape
-    _check(qkv, rope, k, T)
-    qkv, rope, threads = qkv.contiguous(), rope.contiguous(), torch.get_num_threads()
-    y, scratch = qkv.new_empty(b, h * w), qkv.new_empty(threads * (T + w))
-    _attend()[0](b, h, w, T, *map(pointer, (qkv, rope, k, v, position, y, scratch)), threads)
-    return y
+    k: torch.Tensor,        # cached keys [b h T w], written from `position` on
+    v: torch.Tensor,        # cached values [b h T w], written there too
+    position: torch.Tensor, # [b] int64, each at most T - t; the caller has checked
+) -> torch.Tensor:          # [b t h*w]
+    "Store the tokens of each row and attend from each of them"
+    return _call(_attend()[0], qkv, rope, k.shape[2], k, v, position)
 
 def attend_ring_step(
-    qkv: torch.Tensor,      # queries, keys, values of one token per row [b 3*h*w]
-    turns: torch.Tensor,    # angles of each row's position [b w/2 2]
-    k: torch.Tensor,        # keys of the last T tokens [b h T w], written at `position % T`
+    qkv: torch.Tensor,      # queries, keys, values of a few tokens per row [b t 3*h*w]
+    turns: torch.Tensor,    # angles of the tokens [b*t w/2 2]
+    k: torch.Tensor,        # keys of the last T tokens [b h T w], written from `position % T` on
     v: torch.Tensor,        # their values [b h T w], written there too
     position: torch.Tensor, # [b] int64, as far as you like
-) -> torch.Tensor:          # [b h*w]
+) -> torch.Tensor:          # [b t h*w]
     "As `attend_step` over a ring: the oldest token makes room, and what the ring holds is read"
-    b, h, T, w = k.shape
-    _check(qkv, turns, k, b)
-    qkv, turns, threads = qkv.contiguous(), turns.contiguous(), torch.get_num_threads()
-    y, scratch, row = qkv.new_empty(b, h * w), qkv.new_empty(threads * (T + w)), torch.arange(b, device="cpu")
-    _attend()[1](b, h, w, T, *map(pointer, (qkv, turns, row, k, v, position, y, scratch)), threads)
-    return y
+    return _call(_attend()[1], qkv, turns, qkv.shape[:2].numel(), k, v, position)

@@ -61,12 +61,12 @@ static void relu2(float *h, i64 n) { for (i64 i = 0; i < n; i++) { const float a
 """
 
 _typed_source = """
-static void block_T(const Block *B, i64 b, const float *x, float *y, float *k, float *v, const i64 *position, i64 *index, float *gate, float *scores, float *scratch, int threads) {
-    const i64 d = B->d, n = B->n;
+static void block_T(const Block *B, i64 rows, i64 t, const float *x, float *y, float *k, float *v, const i64 *position, i64 *index, float *gate, float *scores, float *scratch, int threads) {
+    const i64 d = B->d, n = B->n, b = rows * t;
     float *normed = scratch, *qkv = normed + b * d, *mixed = qkv + 3 * b * d, *hidden = mixed + b * d, *room = scratch + (b * (5 * d + n) + 15) / 16 * 16;
     rms_norm(x, B->norm1, b, d, normed);
     linear_T(b, 3 * d, d, normed, B->qkv, B->qkv_scale, 0, qkv, room, threads);
-    attend(b, B->h, d / B->h, B->T, qkv, B->rope, k, v, position, normed, room, threads);
+    attend(rows, t, B->h, d / B->h, B->T, qkv, B->rope, k, v, position, normed, room, threads);
     linear_T(b, d, d, normed, B->out, B->out_scale, x, mixed, room, threads);
     rms_norm(mixed, B->norm2, b, d, normed);
     if (B->columns) layer_T(B->columns, b, normed, mixed, y, index, gate, scores, room, threads);
@@ -99,7 +99,7 @@ int walk_T(const Block *B, i64 layers, const float *norm, void **heads, float ba
     for (i64 l = 0; l < layers; l++) {
         i64 *position = memory[3 * l + 2];
         if (l < used) {
-            block_T(B + l, 1, l ? y : x, y, memory[3 * l], memory[3 * l + 1], position, index + l * chosen, gate, scores, scratch, threads);
+            block_T(B + l, 1, 1, l ? y : x, y, memory[3 * l], memory[3 * l + 1], position, index + l * chosen, gate, scores, scratch, threads);
             memcpy(tokens + l * d, scratch, d * sizeof(float));
         } else store_T(B + l, y, memory[3 * l], memory[3 * l + 1], *position, scratch, threads);
         ++*position;
@@ -112,18 +112,18 @@ int walk_T(const Block *B, i64 layers, const float *norm, void **heads, float ba
     return (int)used;
 }
 // blocks of one shape, one after another. memory: keys, values and positions of each; length: tokens in each cache afterwards. Where a position lies outside, 1, and nothing is done
-int stack_T(const Block *B, i64 layers, const float *norm, i64 b, const float *x, float *y, void **memory, i64 *length, i64 *index, float *gate, float *scores, float *tokens, float *scratch, int threads) {
-    const i64 d = B->d, chosen = B->columns ? B->columns->k : 1;
-    for (i64 l = 0; l < layers; l++) for (i64 i = 0; i < b; i++) {
-        const i64 at = ((i64 *)memory[3 * l + 2])[i];
-        if (at < 0 || at >= B->T) return 1;
-        if (!i || at >= length[l]) length[l] = at + 1;
+int stack_T(const Block *B, i64 layers, const float *norm, i64 rows, i64 t, const float *x, float *y, void **memory, i64 *length, i64 *index, float *gate, float *scores, float *tokens, float *scratch, int threads) {
+    const i64 d = B->d, chosen = B->columns ? B->columns->k : 1, b = rows * t;
+    for (i64 l = 0; l < layers; l++) for (i64 i = 0; i < rows; i++) {
+        const i64 end = ((i64 *)memory[3 * l + 2])[i] + t;
+        if (end < t || end > B->T) return 1;
+        if (!i || end > length[l]) length[l] = end;
     }
     for (i64 l = 0; l < layers; l++) {
         i64 *position = memory[3 * l + 2];
-        block_T(B + l, b, l ? y : x, y, memory[3 * l], memory[3 * l + 1], position, index + l * b * chosen, gate, scores, scratch, threads);
+        block_T(B + l, rows, t, l ? y : x, y, memory[3 * l], memory[3 * l + 1], position, index + l * b * chosen, gate, scores, scratch, threads);
         memcpy(tokens + l * b * d, scratch, b * d * sizeof(float));
-        for (i64 i = 0; i < b; i++) position[i]++;
+        for (i64 i = 0; i < rows; i++) position[i] += t;
     }
     if (norm) rms_norm(y, norm, b, d, y);
     return 0;
@@ -143,7 +143,7 @@ def _functions() -> dict: # type of the weights -> stack, walk
     if (lib := library(source, *(f"{f}_{t}" for f in ("stack", "walk") for t in kinds.values()))) is None: return {}
     found, P, I = {k: (getattr(lib, f"stack_{t}"), getattr(lib, f"walk_{t}")) for k, t in kinds.items()}, ctypes.c_void_p, ctypes.c_int64
     for stack, walk in found.values():
-        stack.argtypes, walk.argtypes = (P, I, P, I, *[P] * 9, ctypes.c_int), (P, I, P, P, ctypes.c_float, *[P] * 9, ctypes.c_int)
+        stack.argtypes, walk.argtypes = (P, I, P, I, I, *[P] * 9, ctypes.c_int), (P, I, P, P, ctypes.c_float, *[P] * 9, ctypes.c_int)
         stack.restype = walk.restype = ctypes.c_int
     return found
 
@@ -203,21 +203,21 @@ class NativeStack:
         return found if len(states) == len(self.blocks) and len({*found}) == len(found) else None # a cache of its own for every block
 
     def __call__(self,
-        x: torch.Tensor, # one token per row [b d] or [b 1 d], fp32, contiguous, b at least 1
+        x: torch.Tensor, # a few tokens per row [b t d], fp32, contiguous, b and t at least 1
         states: list,    # of each block: k and v [b h T w], written, and position [b] int64, advanced
-    ) -> tuple | None:   # y like x; of each block the tokens in its cache, the columns' index [b k], the tokens of its feed-forward layer [b d]. None: nothing was done, a state does not fit or stands outside its cache
-        "One token per row through all blocks"
-        b, L, nt = len(x), len(self.blocks), torch.get_num_threads()
-        if x.shape[-1] != self.d or x.numel() != b * self.d: raise UsageError(f"The block takes tokens [b {self.d}], got {list(x.shape)}.")
+    ) -> tuple | None:   # y like x; of each block the tokens in its longest row, the columns' index [b*t k], the tokens of its feed-forward layer [b*t d]. None: nothing was done, a state does not fit or stands outside its cache
+        "A few tokens of each row through all blocks"
+        if x.ndim != 3 or x.shape[2] != self.d or not x.numel(): raise UsageError(f"The block takes tokens [b t {self.d}], got {list(x.shape)}.")
+        (b, t, _), L, nt = x.shape, len(self.blocks), torch.get_num_threads()
         if (memory := self._addresses(b, states)) is None: return None
         y, index, tokens, room, gate, scores = self._room(x)
         length = (ctypes.c_int64 * L)()
-        outside = self._stack(ctypes.addressof(self._structs), L, pointer(self.norm), b, *map(pointer, (x, y)), (ctypes.c_void_p * len(memory))(*memory), length, pointer(index), gate, scores, pointer(tokens), pointer(room), nt)
+        outside = self._stack(ctypes.addressof(self._structs), L, pointer(self.norm), b, t, *map(pointer, (x, y)), (ctypes.c_void_p * len(memory))(*memory), length, pointer(index), gate, scores, pointer(tokens), pointer(room), nt)
         return None if outside else (y, length, index.unbind(), tokens.unbind())
 
     def _room(self, x):
         "Output, choices and tokens of every block, scratch memory, and the addresses of gate and scores behind it"
-        b, L, nt = len(x), len(self.blocks), torch.get_num_threads()
+        b, L, nt = x.shape[:2].numel(), len(self.blocks), torch.get_num_threads()
         inner = 2 * (self.c + 1 + b * self.k) + b * (max(2 * self.d, self.n) + 1) + nt * max(b * self.d + 3 * self.s, self.T + self.d // self.h)
         scratch = b * (5 * self.d + self.n) + 16 + inner
         room = x.new_empty(scratch + b * (self.k + self.c))
@@ -225,14 +225,14 @@ class NativeStack:
         return torch.empty_like(x), x.new_empty(L, b, self.k, dtype=torch.long), x.new_empty(L, b, self.d), room, gate, gate + 4 * b * self.k
 
     def walk(self,
-        x: torch.Tensor, # one token [1 d] or [1 1 d], fp32, contiguous
+        x: torch.Tensor, # one token [1 1 d], fp32, contiguous
         states: list,    # as `__call__`
         bar: float,      # log-odds at which it leaves
     ) -> tuple | None:   # y like x, normalised where it left; layers used; log-odds of every head [e]; of each block index [1 k] and tokens [1 d], up to the layers used. None: nothing was done
         "One row through the blocks until a head is sure; the others only store its keys and values"
         L = len(self.blocks)
         if self.norm is None or len(self.heads) != L - 1: raise UsageError(f"To leave in between the stack needs a norm and a head for each of its blocks but the last: {L - 1}, got {len(self.heads)}.")
-        if x.numel() != self.d or x.shape[-1] != self.d: raise UsageError(f"The block takes one token [1 {self.d}], got {list(x.shape)}.")
+        if x.shape != (1, 1, self.d): raise UsageError(f"The block takes one token [1 1 {self.d}], got {list(x.shape)}.")
         if (memory := self._addresses(1, states)) is None: return None
         y, index, tokens, room, gate, scores = self._room(x)
         heads, odds = [o.data_ptr() for head in self.heads for o in head], x.new_empty(L - 1)

@@ -21,6 +21,7 @@ from ..core.cost import Work
 from ..core.errors import UsageError, check_sizes
 from ..core.state import State
 from ..kernels.attention_native import attend_step, can_attend
+from ..kernels.column_native import few_rows
 from ..kernels.column_native import linear_rows
 
 # %% ../../nbs/layers/attention.ipynb #899b6110
@@ -154,7 +155,7 @@ def _places(self: CausalAttention, x, state):
     "Positions [b t] of new tokens and their angles; raises `UsageError` where the cache is full"
     self.check_rows(x, state)
     pos = state.position[:, None] + torch.arange(x.shape[1], device=x.device)
-    if not x.is_cuda and pos.numel(): self.last_position(pos) # on a GPU the caller counts, to stay free of synchronisation
+    if not x.is_cuda and pos.numel(): within(pos, self.context_length) # on a GPU the caller counts, to stay free of synchronisation
     return pos, self.rope[pos][:, None]
 
 @patch
@@ -162,11 +163,6 @@ def check_rows(self: CausalAttention, x: torch.Tensor, state: KVCache):
     "Refuse a state that was made for another batch or another model; raises `UsageError`"
     want, found = (len(x), self.h, self.slots, self.d // self.h), tuple(state.k.shape)
     if found != want: raise UsageError(f"The state holds caches [b h T w] = {list(found)}, {len(x)} rows of this layer need {list(want)}; make it with init_state({len(x)}).")
-
-@patch
-def last_position(self: CausalAttention, pos: torch.Tensor) -> int:
-    "The furthest of the positions; raises `UsageError` where the cache does not reach it, and for a position before the text"
-    return within(pos, self.context_length)
 
 def furthest(
     pos: torch.Tensor, # positions, at least one
@@ -179,9 +175,10 @@ def furthest(
 def within(
     pos: torch.Tensor, # as `furthest`
     holds: int,        # tokens that the cache holds
+    t: int = 1,        # tokens that begin there
 ) -> int:
-    "As `furthest`; raises `UsageError` where the cache does not reach it"
-    if (last := furthest(pos)) < holds: return last
+    "The largest position of all these tokens; raises `UsageError` where the cache does not reach it"
+    if (last := furthest(pos) + t - 1) < holds: return last
     raise UsageError(f"The cache of {holds} tokens is full; reset the row or build the model with a larger context_length.")
 
 @patch
@@ -218,7 +215,7 @@ def extend(
     state: KVCache,  # changed in place
 ) -> torch.Tensor:   # [b t d]
     "Read new tokens into the cache and attend from each of them"
-    if x.shape[1] == 1 and len(x) and self.fused_step and not torch.is_grad_enabled() and can_attend(x, state): return self._extend_one(x, state)
+    if 0 < x.shape[:2].numel() <= few_rows and self.fused_step and not torch.is_grad_enabled() and can_attend(x, state): return self._extend_few(x, state)
     pos, table = self._places(x, state)
     q, k, v = self.queries_keys_values(x, table)
     self.store(state, pos, k, v)
@@ -227,13 +224,14 @@ def extend(
     return self.mix(self.attend_cache(q, state, pos, T), x)
 
 @patch
-def _extend_one(self: CausalAttention, x, state):
-    "As `extend` for one token per row, in one native call between the two matrices"
+def _extend_few(self: CausalAttention, x, state):
+    "As `extend` for a few tokens, in one native call between the two matrices"
     self.check_rows(x, state)
-    self.note(len(x), self.last_position(state.position) + 1)
-    y = attend_step(self.qkv(x[:, 0]), self.rope, state.k, state.v, state.position)
-    state.position += 1
-    return self.mix(self.heads(y[:, None]), x)
+    b, t, _ = x.shape
+    self.note(b * t, within(state.position, self.context_length, t) + 1)
+    y = attend_step(self.qkv(x), self.rope, state.k, state.v, state.position)
+    state.position += t
+    return self.mix(self.heads(y), x)
 
 @patch
 def attend_cache(

@@ -181,22 +181,22 @@ def _bind(owner, *beside) -> _Bound:
 
 def native_step(
     owner: nn.Module, # a block, or a `ModuleList` of blocks
-    x: torch.Tensor,  # one token per row [b 1 d]
+    x: torch.Tensor,  # new tokens [b t d], few of them
     states: list,     # of each block's attention; advanced in place
     norm: nn.Module | None = None, # after the last block
-) -> torch.Tensor | None: # [b 1 d]; None: the blocks have to run as they stand, and tell what is wrong with a state
-    "One token per row through blocks in one call, where that is possible and nobody looks inside"
+) -> torch.Tensor | None: # [b t d]; None: the blocks have to run as they stand, and tell what is wrong with a state
+    "A few tokens through blocks in one call, where that is possible and nobody looks inside"
     bound = _ready(x, owner, *([] if norm is None else [norm]))
     if bound is None or (done := bound.call(x.contiguous(), states)) is None: return None
     y, lengths, index, tokens = done
-    work = {n: bound.work(len(x), n) for n in {*lengths}} # the blocks have one shape
+    work = {n: bound.work(x.shape[:2].numel(), n) for n in {*lengths}} # the blocks have one shape
     for attn, n in zip(bound.mixers, lengths): attn["last_work"] = work[n] # not by setattr, which a module makes slow
     for feed, chosen, seen in zip(bound.feeds, index, tokens): feed["last_index"], feed["last_few"] = chosen, seen
     return y
 
 def _ready(x, owner, *beside):
-    "The binding, if the native form may take this token: one per row, no gradient, nobody looks inside"
-    if x.shape[1] != 1 or not 0 < len(x) <= few_rows or torch.is_grad_enabled() or x.dtype is not torch.float32 or not x.is_cpu: return None
+    "The binding, if the native form may take these tokens: a few, no gradient, nobody looks inside"
+    if not 0 < x.shape[:2].numel() <= few_rows or torch.is_grad_enabled() or x.dtype is not torch.float32 or not x.is_cpu: return None
     if not enabled() or _len_torch_dispatch_stack() or torch.is_autocast_enabled("cpu") or _defined() != _as_defined: return None
     bound = _bind(owner, *beside)
     return None if bound.call is None or any(bound.hooks) or any(p.sink is not None for p in bound.probes) else bound
@@ -210,7 +210,7 @@ def native_walk(
     threshold: float, # confidence needed to leave
 ) -> tuple | None:    # [1 1 d] normalised, layers used [1 1], confidences [1 1 e]; None: as `native_step`
     "One token of one row through blocks that it may leave, in one call"
-    if len(x) != 1 or isinstance(threshold, torch.Tensor) or (bound := _ready(x, blocks, norm, exits)) is None: return None
+    if x.shape[:2].numel() != 1 or isinstance(threshold, torch.Tensor) or (bound := _ready(x, blocks, norm, exits)) is None: return None
     if (done := bound.call.walk(x.contiguous(), states, exit_bar(threshold))) is None: return None
     y, used, odds, index, tokens = done
     length = int(states[0].position) # all layers have read the same tokens

@@ -83,7 +83,7 @@ class CausalLM(BrainModel):
     def _check_state(self, tokens, state):
         "Refuse a state of another depth, and a text that some layer could not hold after others have read it; raises `UsageError`"
         if len(state.layers) != len(self.blocks): raise UsageError(f"The state holds {len(state.layers)} layers, this model has {len(self.blocks)}; make it with init_state.")
-        if self.holds is not None and len(tokens) and not tokens.is_cuda: within(state.position + tokens.shape[1] - 1, self.holds)
+        if self.holds is not None and len(tokens) and not tokens.is_cuda: within(state.position, self.holds, tokens.shape[1])
 
     def step(self, token, state, **way) -> ModelOutput: # [b] -> logits [b v]
         "Read one token per row"

@@ -155,6 +155,6 @@ def _native_one(self: LocalAttention, x, state):
     self.check_rows(x, state)
     seen = self.seen(state.position)
     self.count(len(x), 1, seen, min(self.window, seen))
-    y = attend_ring_step(self.qkv(x[:, 0]), self.turns(state.position), state.k, state.v, state.position)
+    y = attend_ring_step(self.qkv(x), self.turns(state.position), state.k, state.v, state.position)
     state.position += 1
     return self.mix(self.heads(y[:, None]), x)
