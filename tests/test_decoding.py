@@ -2,8 +2,8 @@
 import brainlab
 import pytest
 import torch
-from brainlab.decoding.engine import checks
-from brainlab.decoding.generate import complete, generate, stream_tokens
+from brainlab.decoding.engine import Engine, checks
+from brainlab.decoding.generate import complete, generate
 from brainlab.decoding.sampling import row_seeds
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11], [7]]
@@ -35,4 +35,6 @@ def test_a_gpu_says_what_a_cpu_says():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_early_exit_on_a_gpu_is_not_recorded():
     model = brainlab.build("braingpt", preset="tiny").eval().to("cuda")
-    assert len(list(stream_tokens(model, [1, 2], 20, seed=0))) == 20
+    engine = Engine(model, exit_threshold=.9).start([[1, 2]], [0])
+    for _ in range(6): engine.step()
+    assert engine.recorded == 0 and engine.reason

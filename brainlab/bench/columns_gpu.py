@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 # %% ../../nbs/bench/columns_gpu.ipynb #8f907543
 from .records import record
-from .rivals import compare, per_call, ratio
+from .rivals import compare, fastest, medians, need_cuda, per_call, ratio
 from .roofline import roofline
-from .workload import choices, fastest, medians, need_cuda, over_layers, random_layer, union
+from .workload import choices, over_layers, random_layer, union
 
 # %% ../../nbs/bench/columns_gpu.ipynb #7dd6f1fa
 GOALS = {"G1": "column layer with router, one token, d 4096, n 16384, 5 % active: >= 8x dense in a CUDA graph",
@@ -57,7 +57,6 @@ def column_form(
 
 def read_bytes(
     w,               # ColumnWeights
-    t: int = 1,      # tokens
     columns: int = 0, # columns that are read; 0: k
 ) -> int:
     "Bytes that the layer must read: router, inhibition, bias, and the blocks of the chosen columns"
@@ -83,7 +82,7 @@ def one_token(
     with torch.no_grad(): ts = compare(rivals | {"columns": over_layers([column_form(w) for w in ws], xs, device)}, rounds, seconds=.005, cuda=device != "cpu")
     ts, w = {n: per_call(t, layers) for n, t in ts.items()}, ws[0]
     least = roofline(device, dtype).floor_us(read_bytes(w))
-    best, note = fastest(ts, "dense"), dict(dtype=str(dtype).removeprefix("torch."), device=device, shape=dict(d=size["d"], n=size["c"] * size["s"], s=size["s"], k=size["k"]))
+    best, note = fastest(ts, "dense"), dict(dtype=dtype, device=device, shape=dict(d=size["d"], n=size["c"] * size["s"], s=size["s"], k=size["k"]))
     limit = round(2 * w.up.nbytes / read_bytes(w), 1)
     what = f"column layer with router, one token, {size['k'] / size['c']:.1%} of the neurons, in a CUDA graph"
     share = round(least / ts["columns"].median_us, 3)
@@ -138,8 +137,8 @@ def _agreement_records(ours, dense, rows, w, device, dtype, t=16, a=.75):
     "At 16 tokens, against the dense layer and against independent choices; the curve goes with the first"
     at = {(r["tokens"], r["alike"]): r["union"] for r in rows}
     c, s, d = w.up.shape
-    note = dict(dtype=str(dtype).removeprefix("torch."), device=device, shape=dict(d=d, n=c * s, s=s, k=w.k, t=t, alike=a))
-    least = roofline(device, dtype).floor_us(read_bytes(w, t, round(at[t, a] * c)), t * (c * d + w.k * 2 * s * d))
+    note = dict(dtype=dtype, device=device, shape=dict(d=d, n=c * s, s=s, k=w.k, t=t, alike=a))
+    least = roofline(device, dtype).floor_us(read_bytes(w, round(at[t, a] * c)), t * (c * d + w.k * 2 * s * d))
     what = f"column layer with router, {t} tokens, choices drawn {a:.0%} alike as agreement training should make them, union {at[t, a]:.0%}"
     share = round(least / ours[t, a].median_us, 3)
     return [record("G3", what, ours[t, a], ("dense", dense[t]), bar=2, limit=round(1 / at[t, a], 2), share_of_roofline=share, curve=rows, **note),

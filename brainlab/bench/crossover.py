@@ -114,7 +114,7 @@ def crossover(
     curve = dict(tokens=[p // k for p in found], pairs_up_to=row) | {n: [round(ts[n].median_us, 2) if n in ts else None for ts in found.values()] for n in names}
     shape = {n: o for n, o in sizes.items() if n in "dcsk"}
     return [record(None, f"forms of the column kernel, {first // k} token: {best}", found[first][best], ("grouped", found[first]["grouped"]), shape=shape,
-                   dtype=str(dtype).removeprefix("torch."), device=device, curve=curve)]
+                   dtype=dtype, device=device, curve=curve)]
 
 # %% ../../nbs/bench/crossover.ipynb #424c6387
 def crossover_figure(

@@ -15,9 +15,8 @@ import torch
 
 # %% ../../nbs/bench/decode.ipynb #09b18557
 from .records import record
-from .rivals import compare, per_call, repeated
+from .rivals import compare, graphed, per_call, repeated
 from .roofline import roofline
-from .workload import graphed
 from ..core.cost import decode_cost
 from ..kernels.native import without_native
 from ..models.braingpt import BrainGPT, BrainGPTConfig

@@ -15,9 +15,8 @@ import torch
 # %% ../../nbs/bench/decode_gpu.ipynb #f35840e8
 from .decode import SIZE
 from .records import record
-from .rivals import compare
+from .rivals import compare, graphed, medians, need_cuda
 from .roofline import roofline
-from .workload import graphed, medians, need_cuda
 from ..core.errors import BrainlabError
 from ..models.braingpt import BrainGPT, BrainGPTConfig
 from ..models.gpt import GPT, GPTConfig
@@ -149,7 +148,7 @@ def whole_model(
     ts = compare(writers, rounds, seconds=.02, cuda=cuda)
     least, full = bytes_read(ours, k), bytes_read(dense)
     best = min((n for n in ts if n.startswith("dense")), key=lambda n: ts[n].median_us)
-    note = dict(dtype=str(dtype).removeprefix("torch."), device=device, limit=round(full / least, 2), share_of_roofline=round(roofline(device, dtype).floor_us(least) / ts["columns"].median_us, 3),
+    note = dict(dtype=dtype, device=device, limit=round(full / least, 2), share_of_roofline=round(roofline(device, dtype).floor_us(least) / ts["columns"].median_us, 3),
                 shape=dict(d=sizes["n_embd"], layers=sizes["n_layer"], v=sizes["vocab_size"], n=64 * c, k=k, context=sizes["context_length"], parameters=dense.n_parameters()))
     what = f"model of {dense.n_parameters() / 1e6:.0f}M parameters, n = {wide} d, one token in a CUDA graph"
     return [record("G2", what, ts["columns"], (best, ts[best]), bar=bar, curve=medians(ts), **note),
@@ -173,7 +172,7 @@ def dense_model(
     ts, full = compare(writers, rounds, seconds=.02, cuda=cuda), bytes_read(dense)
     share = roofline(device, dtype).floor_us(full) / ts["ours"].median_us
     return [record("G4", f"dense model of {dense.n_parameters() / 1e6:.0f}M parameters, one token in a CUDA graph", ts["ours"], ("compiled", ts["dense, compiled"]), bar=1.3, share_of_roofline=round(share, 3),
-                   dtype=str(dtype).removeprefix("torch."), device=device, shape=dict(d=sizes["n_embd"], layers=sizes["n_layer"], v=sizes["vocab_size"], context=sizes["context_length"]))]
+                   dtype=dtype, device=device, shape=dict(d=sizes["n_embd"], layers=sizes["n_layer"], v=sizes["vocab_size"], context=sizes["context_length"]))]
 
 PARTS = {"G2": both_widths, "G4": dense_model}
 

@@ -17,8 +17,7 @@ import torch
 
 # %% ../../nbs/bench/exits.ipynb #0150b4a6
 from .records import record
-from .rivals import compare
-from .workload import medians
+from .rivals import compare, medians
 from ..core.errors import BrainlabError
 from ..decoding.generate import generate
 from ..decoding.speculation import Speculation

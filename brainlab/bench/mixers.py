@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 # %% ../../nbs/bench/mixers.ipynb #6cd0fc9c
 from .records import record
-from .rivals import compare
+from .rivals import compare, medians
 from .roofline import roofline
-from .workload import medians
 from ..core.model import init_parameters
 from ..kernels.local_attention import local_attention
 from ..layers.attention import CausalAttention
@@ -88,7 +87,7 @@ def over_length(
         with torch.no_grad(): ts = compare({n: partial(o, x) for n, o in layers.items()}, rounds, warmup=1, cuda=device != "cpu")
         rows.append(dict(t=t) | medians(ts))
     return [record(None, f"layer of local attention over {t} tokens, window 256", ts["local, window 256"], ("full", ts["full"]), curve=rows, shape=dict(b=1, d=d, h=h, t=t),
-                   dtype=str(dtype).removeprefix("torch."), device=device)]
+                   dtype=dtype, device=device)]
 
 PARTS = {"C3": against_full}
 

@@ -16,9 +16,8 @@ from torch.nn import functional as F
 # %% ../../nbs/bench/mixers_gpu.ipynb #2942c071
 from .mixers import learning, pairs_read
 from .records import record
-from .rivals import compare
+from .rivals import compare, fastest, graphed, medians, need_cuda
 from .roofline import roofline
-from .workload import fastest, graphed, medians, need_cuda
 from ..core.model import init_parameters
 from ..kernels.local_attention import forms
 from ..layers.selective_attention import SelectiveAttention
@@ -48,7 +47,7 @@ def full_attention(
 
 def _random(b, h, t, w, device, dtype): return torch.randn(3, b, h, t, w, device=device, dtype=dtype).unbind()
 
-def _note(device, dtype, **shape): return dict(device=device, dtype=str(dtype).removeprefix("torch."), shape=shape)
+def _note(device, dtype, **shape): return dict(device=device, dtype=dtype, shape=shape)
 
 # %% ../../nbs/bench/mixers_gpu.ipynb #0c5866b4
 def window_attention(

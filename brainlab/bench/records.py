@@ -41,7 +41,7 @@ def record(
     limit=None,                 # the physical limit, in the goal's terms
     share_of_roofline: float | None = None, # 0 .. 1
     shape: dict | None = None,  # sizes by axis name
-    dtype: str = "float32",
+    dtype="float32",            # its name, or the type itself
     device: str = "cpu",
     **more,                     # "curve", "quality", "verdict", "reason"
 ) -> dict:
@@ -50,7 +50,7 @@ def record(
     them = them if isinstance(them, Timing) else Timing(float(them), float(them), float(them), 0)
     mine = {k: round(getattr(ours, k), 3) for k in ("median_us", "p25_us", "p75_us")}
     rec = dict(goal=goal, what=what, ours=mine, rival=dict(name=name, median_us=round(them.median_us, 3)), ratio=round(ratio(them, ours), 4),
-               bar=bar, limit=limit, share_of_roofline=share_of_roofline, shape=shape or {}, dtype=dtype, device=device_name(device),
+               bar=bar, limit=limit, share_of_roofline=share_of_roofline, shape=shape or {}, dtype=str(dtype).removeprefix("torch."), device=device_name(device),
                versions=versions(), commit=commit(), date=datetime.date.today().isoformat(), **more)
     return validate(rec)
 

@@ -1,4 +1,4 @@
-"""What this machine can do at most: bytes per second copied, multiply-adds per second in a large product
+"""What this machine can do at most: bytes per second read or copied, multiply-adds per second in a large product
 
 Docs: https://brainlab.github.io/brainlab/bench/roofline.html.md"""
 

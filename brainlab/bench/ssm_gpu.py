@@ -15,9 +15,8 @@ from functools import partial
 from .mixers import learning
 from .mixers_gpu import full_attention
 from .records import record
-from .rivals import compare
+from .rivals import compare, fastest, medians, need_cuda
 from .roofline import roofline
-from .workload import fastest, medians, need_cuda
 from ..core.errors import BrainlabError
 from ..kernels.ssd import ssd
 
@@ -59,7 +58,7 @@ def scan_against_attention(
     ts = compare(fs, rounds, seconds=.005, cuda=cuda)
     best, shape = fastest(ts, "SDPA"), dict(b=b, t=t, h=h, w=w, n=n)
     moved = 3 * sum(o.nbytes for o in args) + 2 * args[0].nbytes # read twice, gradients written, output written and its gradient read
-    note = dict(shape=shape, dtype=str(dtype).removeprefix("torch."), device=device, curve=medians(ts), share_of_roofline=round(roofline(device, dtype).floor_us(moved) / ts["ours"].median_us, 3))
+    note = dict(shape=shape, dtype=dtype, device=device, curve=medians(ts), share_of_roofline=round(roofline(device, dtype).floor_us(moved) / ts["ours"].median_us, 3))
     what = f"scan of Mamba-2 over {t} tokens, forward and backward"
     rows = [record("G12", what, ts["ours"], (best, ts[best]), bar=3, **note)]
     return rows + [record("G12", what, ts["ours"], (name, ts[name]), bar=.95, **note) for name in fs if name in ("mamba_ssm", "flash-linear-attention")]

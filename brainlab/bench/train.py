@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 # %% ../../nbs/bench/train.ipynb #6fd92da5
 from .records import record
-from .rivals import compare
+from .rivals import compare, fastest, medians
 from .roofline import roofline
-from .workload import choices, fastest, medians, random_layer
+from .workload import choices, random_layer
 from ..kernels.column_mlp import forms
 
 # %% ../../nbs/bench/train.ipynb #ad1922a4
@@ -143,7 +143,7 @@ def forward_backward(
     ours, best, (t, d, c, s, k) = fastest(ts, "columns"), fastest(ts, "dense"), size.values()
     floor = roofline(device, dtype).floor_us(0, 6 * t * k * s * d)
     what = f"column layer forward + backward, {t:,} tokens, {k / c:.1%} of the neurons, choices given, {ours.split(', ')[1]}"
-    note = dict(share_of_roofline=round(floor / ts[ours].median_us, 3), shape=dict(t=t, d=d, n=c * s, s=s, k=k), dtype=str(dtype).removeprefix("torch."), device=device)
+    note = dict(share_of_roofline=round(floor / ts[ours].median_us, 3), shape=dict(t=t, d=d, n=c * s, s=s, k=k), dtype=dtype, device=device)
     recs = [record(goal, what, ts[ours], (best, ts[best]), bar=6 if goal else None, limit=round(c / k, 1), curve=medians(ts) | left_out, **note)]
     if "torch grouped_mm" in ts: recs.append(record(goal, what, ts[ours], ("torch grouped_mm", ts["torch grouped_mm"]), bar=1.3 if goal else None, **note))
     return recs

@@ -15,8 +15,7 @@ import torch
 # %% ../../nbs/bench/versions.ipynb #94ad479f
 from .decode import Writer
 from .records import record
-from .rivals import compare, per_call, repeated
-from .workload import medians
+from .rivals import compare, medians, per_call, repeated
 from ..models.braingpt import BrainGPT, BrainGPTConfig
 from ..models.braingpt2 import BrainGPTV2, BrainGPTV2Config
 from ..models.gpt import GPT, GPTConfig
@@ -89,7 +88,7 @@ def training(
     with torch.device("meta"): weights = {n: m.n_parameters() for n, m in versions(max(both), "meta", dtype, **sizes).items()}
     return [record("G15" if kind == "cuda" and bars[t] else None, f"training on a text of {t} tokens, V2 against V1", found[t][0]["V2"], ("BrainGPT V1", found[t][0]["V1"]), bar=bars[t] if kind == "cuda" else None,
                    shape=dict(t=t, d=sizes["n_embd"], layers=sizes["n_layer"], h=sizes["n_head"], v=sizes["vocab_size"]) | {f"parameters {n}": v for n, v in weights.items()},
-                   dtype=str(dtype).removeprefix("torch."), device=device, curve=curve) for t in shown]
+                   dtype=dtype, device=device, curve=curve) for t in shown]
 
 # %% ../../nbs/bench/versions.ipynb #1b4c9780
 def writing(
@@ -106,7 +105,7 @@ def writing(
     writers = {n: Writer(m.eval(), t - span, span, graph=kind == "cuda") for n, m in versions(t, device, dtype, **sizes).items()}
     with torch.inference_mode(): ts = {n: per_call(o, run) for n, o in compare({n: repeated(w, run) for n, w in writers.items()}, rounds, cuda=kind == "cuda").items()}
     return [record("G16" if kind == "cuda" else None, f"one token behind {t - span} to {t} tokens, V2 against V1", ts["V2"], ("BrainGPT V1", ts["V1"]), bar=4 if kind == "cuda" else None,
-                   shape=dict(t=t, d=sizes["n_embd"], layers=sizes["n_layer"], h=sizes["n_head"], v=sizes["vocab_size"]), dtype=str(dtype).removeprefix("torch."), device=device, curve=medians(ts))]
+                   shape=dict(t=t, d=sizes["n_embd"], layers=sizes["n_layer"], h=sizes["n_head"], v=sizes["vocab_size"]), dtype=dtype, device=device, curve=medians(ts))]
 
 PARTS = {"G15": training, "G16": writing}
 

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 # %% ../../nbs/decoding/engine.ipynb #f875fca4
 from ..core.errors import BrainlabError, UsageError
 from ..core.model import ModelOutput
-from ..core.probe import Probe
+from ..core.probe import Probe, hooks_of
 from ..core.state import State
 from .characters import begun, follow, only_text, token_moves
 from .sampling import Sampling, check_sampling, counts, throw
@@ -179,7 +179,7 @@ class _Watch:
     def __init__(self, model):
         modules = list(model.modules())
         self.slots = [(d, n, t.data_ptr()) for m in modules for d in (m._parameters, m._buffers) for n, t in d.items() if t is not None]
-        self.hooks = [d for m in modules for d in (m._forward_hooks, m._forward_pre_hooks)]
+        self.hooks = hooks_of(modules)
         self.probes = [m for m in modules if isinstance(m, Probe)]
 
     def looked_at(self): return any(self.hooks) or any(p.sink is not None for p in self.probes)

@@ -9,7 +9,7 @@ __all__ = ['check_prompt', 'check_prompts', 'stream_tokens', 'NoNumbers', 'encod
            'stream_text', 'seed_for', 'score']
 
 # %% ../../nbs/decoding/generate.ipynb #4d38f0a2
-import zlib
+import inspect, zlib
 from dataclasses import dataclass, field, replace
 from math import exp
 from numbers import Integral
@@ -97,7 +97,7 @@ def stream_tokens(
     "Generate token by token; raises `UsageError`, and `BrainlabError` at the end if the scores of a row were no numbers"
     prompts, way = check_prompts(model, tokens), _exit_option(model, exit_threshold)
     for name in sampling:
-        if name not in _penalties: raise unknown("option", name, ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "exit_threshold", "min_new_tokens", "stop", "speculative", *_penalties), "generation")
+        if name not in _penalties: raise unknown("option", name, [*inspect.signature(stream_tokens).parameters][2:-1] + [*_penalties], "generation")
     rules = Rules(model, Sampling(temperature, top_k, top_p, **sampling), min_new_tokens, valid_text)
     limits, seeds = per_row("max_new_tokens", max_new_tokens, len(prompts)), row_seeds(seed, len(prompts))
     if speculative: return _speculate(model, prompts, seeds, limits, _stops(stop), rules, speculative, exit_threshold)

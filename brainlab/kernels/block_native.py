@@ -1,4 +1,4 @@
-"""Norm, attention, norm, feed-forward, both residuals: one token through one block or all of them without returning to Python
+"""Norm, attention, norm, feed-forward, both residuals: a few tokens through one block or all of them without returning to Python
 
 Docs: https://brainlab.github.io/brainlab/kernels/block_native.html.md"""
 
@@ -177,14 +177,15 @@ class NativeStack:
         self.blocks = [replace(w) for w in blocks] # as they are now: C has read the addresses
         w, self.norm, self.heads = self.blocks[0], norm, list(heads)
         self.d, self.T, self.h = w.qkv.shape[1], len(w.rope), w.h
-        for o in self.blocks: _check(o if norm is None else replace(o, norm1=norm), self.T), _check(o, self.T)
+        for o in self.blocks: _check(o, self.T)
         self.feeds = [o.columns and ColumnLayer(o.columns) for o in self.blocks]
         shapes = {(o.qkv.shape[1], len(o.rope), o.h, o.qkv.dtype, *((f.c, f.s, f.k) if f else (1, len(o.up), 1)), bool(f)) for o, f in zip(self.blocks, self.feeds)}
         if len(shapes) > 1: raise Unreadable("The blocks of a stack need one shape.")
         self.c, self.s, self.k, sparse = next(iter(shapes))[4:]
         self.n = 0 if sparse else self.s
-        for o, shape in ((o, shape) for head in self.heads for o, shape in zip(head, ((self.d,), (1, self.d), (1,)))):
-            if tuple(o.shape) != shape or o.dtype != torch.float32 or o.device.type != "cpu" or not o.is_contiguous(): raise Unreadable(f"An exit head holds {o.dtype} {list(o.shape)} on {o.device}, expected contiguous float32 {list(shape)} on cpu.")
+        beside = [("The norm after the last block", norm, (self.d,))] * (norm is not None) + [("An exit head", o, shape) for head in self.heads for o, shape in zip(head, ((self.d,), (1, self.d), (1,)))]
+        for name, o, shape in beside:
+            if tuple(o.shape) != shape or o.dtype != torch.float32 or o.device.type != "cpu" or not o.is_contiguous(): raise Unreadable(f"{name} holds {o.dtype} {list(o.shape)} on {o.device}, expected contiguous float32 {list(shape)} on cpu.")
         self._structs = (_Block * len(blocks))(*map(self._struct, self.blocks, self.feeds))
         self._stack, self._walk = _functions()[w.qkv.dtype]
 

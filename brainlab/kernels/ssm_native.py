@@ -74,7 +74,7 @@ void selective_gate(i64 b, i64 d, i64 n, const float *x, const float *z, i64 z_s
 @functools.lru_cache
 def _functions():
     "The compiled functions, or None"
-    if (lib := library(source() + _source)) is None: return None
+    if (lib := library(source() + _source, "conv_silu", "ssd_gate", "selective_gate")) is None: return None
     P, I, T = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     lib.conv_silu.argtypes = (I, I, I, P, I, P, P, P, P, T)
     lib.ssd_gate.argtypes = (*[I] * 5, P, P, P, I, *[P] * 6, T)

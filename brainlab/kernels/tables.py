@@ -61,15 +61,15 @@ def keep_launch_table(
 def choose(
     op: str,        # operation, e.g. "column_mlp"
     device,         # "cpu", "cuda:0" or a torch device
-    pairs: int,     # (token, column) pairs of this call
+    size: int,      # of this call, in the unit of the row: tokens for column_layer, (token, column) pairs for column_mlp
     otherwise: str, # form beyond all limits
 ) -> str:           # name of a form
     "The form to take for a call of this size"
     limits = launch_table(device).get(op, {})
-    return min((limit, form) for form, limit in [*limits.items(), (otherwise, float("inf"))] if limit and pairs <= limit)[1]
+    return min((limit, form) for form, limit in [*limits.items(), (otherwise, float("inf"))] if limit and size <= limit)[1]
 
 def blocks(
-    op: str,       # kernel, e.g. "column_triton.hidden"
+    op: str,       # kernel, e.g. "column_mlp.hidden"
     device,        # "cpu", "cuda:0" or a torch device
     default: dict, # block sizes by name
 ) -> dict:

@@ -63,7 +63,7 @@ class KVCache(State):
 
 class CausalAttention(nn.Module):
     "Causal multi-head attention with RoPE and QK-norm"
-    fused_step = True # one token per row may take the compiled form, which reads every key
+    fused_step = True # a few tokens may take the compiled form, which reads every key
 
     def __init__(self,
         d: int,               # model width

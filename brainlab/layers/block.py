@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
 # %% ../../nbs/layers/block.ipynb #4a41dbff
 from ..core.errors import UsageError
-from ..core.probe import Probe
+from ..core.probe import Probe, hooks_of
 from ..kernels.block_native import BlockWeights, NativeStack, native
 from ..kernels.column_native import few_rows
 from ..kernels.native import Unreadable, enabled
@@ -120,7 +120,6 @@ class _Forms(dict):
 def _memory(tensors): return [*map(torch.Tensor.data_ptr, tensors)], [*map(attrgetter("nbytes"), tensors)]
 
 _numbers = ("part_names", "training", "k", "threshold", "groups", "active_groups", "eps", "d", "h", "context_length")
-_everywhere = [torch.nn.modules.module._global_forward_hooks, torch.nn.modules.module._global_forward_pre_hooks] # hooks on all modules there are
 
 _methods = [(c, n) for c, names in ((PreNormBlock, "run extend"), (CausalAttention, "extend mix queries_keys_values"), (ColumnMLP, "forward compute choose"), (DenseMLP, "forward"),
             (Int8ColumnMLP, "compute choose"), (Int8DenseMLP, "forward"), (Int8Linear, "forward"), (nn.RMSNorm, "forward"), (nn.Linear, "forward")) for n in names.split()] # what the native form replaces
@@ -170,13 +169,15 @@ def _bind(owner, *beside) -> _Bound:
     blocks, modules = [owner] if isinstance(owner, PreNormBlock) else [*owner], [*owner.modules(), *(m for o in beside for m in o.modules())]
     turned = lambda rows: tuple(map(list, zip(*rows))) or ([], [], [])
     tensors = [(d, n, t) for m in modules for d in (m._parameters, m._buffers) for n, t in d.items()]
-    hooks = [d for m in modules for d in (m._forward_hooks, m._forward_pre_hooks)] + _everywhere
     edges = turned([(m._modules, n, o) for m in modules for n, o in m._modules.items()] + [(d, n, None) for d, n, t in tensors if t is None])
     slots = turned([o for o in tensors if o[2] is not None])
     numbers = turned([(m.__dict__, n, m.__dict__[n]) for m in [*(m for o in beside for m in o.modules()), *(o for b in blocks for o in (b, b.norm1, b.mixer, getattr(b, "norm2", None), b.feed))] if m is not None for n in _numbers if n in m.__dict__])
-    owners, probes = [owner._modules, *(m.__dict__ for m in modules)], [m for m in modules if isinstance(m, Probe)]
-    call = _native_stack(blocks, *beside)
-    forms[len(beside)] = found = _Bound(call, beside, blocks, [*map(type, blocks)], blocks[0].mixer.work if call else None, [b.mixer.__dict__ for b in blocks], [b.feed.__dict__ for b in blocks if isinstance(b.feed, ColumnMLP)], hooks, probes, edges, slots, _memory(slots[2]), numbers, owners, [*map(len, owners)])
+    owners, call = [owner._modules, *(m.__dict__ for m in modules)], _native_stack(blocks, *beside)
+    forms[len(beside)] = found = _Bound(
+        call=call, beside=beside, blocks=blocks, kinds=[*map(type, blocks)], work=blocks[0].mixer.work if call else None,
+        mixers=[b.mixer.__dict__ for b in blocks], feeds=[b.feed.__dict__ for b in blocks if isinstance(b.feed, ColumnMLP)],
+        hooks=hooks_of(modules), probes=[m for m in modules if isinstance(m, Probe)], edges=edges, slots=slots, memory=_memory(slots[2]), numbers=numbers,
+        owners=owners, sizes=[*map(len, owners)])
     return found
 
 def native_step(

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..core.cost import Work
 from ..core.errors import UsageError, check_sizes
 from ..core.model import draw
-from ..core.probe import Probe
+from ..core.probe import Probe, hooks_of
 from ..core.state import Kept, PerToken
 from ..kernels import tables
 from ..kernels.column_native import ColumnLayer, native
@@ -181,8 +181,7 @@ def plain_parts(
 def _watched(layer):
     "Does a call of the router do more than its class says?"
     if (router := layer._modules.get("router")) is None: return False
-    own = router.__dict__
-    return bool(own["_forward_hooks"] or own["_forward_pre_hooks"]) or "forward" in own
+    return any(hooks_of([router])) or "forward" in router.__dict__
 
 def overridden(
     m: nn.Module,

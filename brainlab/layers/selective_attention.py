@@ -52,8 +52,6 @@ def random_score(
 
 class SelectiveAttention(CausalAttention):
     "Causal attention over two blocks of neighbours and the chosen tokens of all blocks before"
-    fused_step = False # the compiled form reads every key
-
     def __init__(self,
         d: int,               # model width
         h: int,               # heads

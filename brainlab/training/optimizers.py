@@ -37,7 +37,7 @@ def make_moments(
         optimizer.state[p] = {"step": count, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
 
 # %% ../../nbs/training/optimizers.ipynb #d3a0ad9b
-NOT_HIDDEN = ("router", "inhibition", "homeostasis", "exits", "embed", "head") # parts whose matrices are no maps between hidden states
+NOT_HIDDEN = ("router", "inhibition", "homeostasis", "exits", "embed", "head", "conv_weight") # parts whose matrices are no maps between hidden states
 
 def hidden_matrices(
     model: nn.Module,
