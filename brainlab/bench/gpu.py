@@ -95,9 +95,11 @@ def _roofline(out):
 def _crossover(out):
     "The launch table, and the times it follows from"
     from brainlab.bench.crossover import crossover
+    from brainlab.bench.mixers_gpu import window_limits
     for rec in crossover("cuda", keep=False):
         add_record(out, rec); print(sentence(rec), flush=True)
-        atomic_write(Path(out)/"launch.json", json.dumps({"column_mlp": rec["curve"]["pairs_up_to"]}, indent=1) + "\n")
+        table = {"column_mlp": rec["curve"]["pairs_up_to"], "local_attention": window_limits()}
+        atomic_write(Path(out)/"launch.json", json.dumps(table, indent=1) + "\n")
 
 def in_process(
     name: str,      # as in `jobs`

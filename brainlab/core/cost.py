@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 # %% ../../nbs/core/cost.ipynb #3bff2043
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.flop_counter import flop_registry
 
 # %% ../../nbs/core/cost.ipynb #664e4f84
@@ -172,6 +172,11 @@ def _own_bytes(m, args):
     if isinstance(m, nn.Embedding): return args[0].unique().numel() * m.embedding_dim * m.weight.element_size()
     return sum(p.numel() * p.element_size() for p in m.parameters(recurse=False))
 
+def _only_counts(f):
+    "Mark a hook that no faster form has to be left for"
+    f.only_counts = True
+    return f
+
 class _Meter:
     "Attributes work to the modules of one model while the block runs"
     def __init__(self, model):
@@ -192,17 +197,20 @@ class _Meter:
         self.stack[-1].own += Work(n, n)
         for f in self.stack: f.ops += n
 
+    @_only_counts
     def _enter(self, m, args):
         if m not in self.names: return
         if self.stack[-1].module is m: self.stack[-1].nested += 1; return
         b = _own_bytes(m, args)
         self.stack.append(_Frame(self.names[m], m, Work(weight_bytes=b, dense_weight_bytes=b)))
 
+    @_only_counts
     def _leave(self, m, args, out):
         if m not in self.names: return
         if self.stack[-1].nested: self.stack[-1].nested -= 1; return
         f = self.stack.pop()
-        _merge(self.stack[-1].rows, f.finished())
+        with _disable_current_modes(): done = f.finished() # what a report computes is no work of the run
+        _merge(self.stack[-1].rows, done)
         spoken_for = any(hasattr(o.module, "executed") for o in self.stack) # a report above replaces this one
         if hasattr(m, "executed") and not spoken_for: self.counted[f.name] = self.counted.get(f.name, 0) + f.ops
 

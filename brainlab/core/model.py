@@ -64,6 +64,16 @@ class ModelConfig:
         for k in names:
             if getattr(self, k) < 1: raise UsageError(f"Field '{k}' of {type(self).__name__} must be at least 1, got {getattr(self, k)}.")
 
+    def at_least_zero(self, *names: str):
+        "Refuse what is no finite number from 0; raises `UsageError`"
+        for k in names:
+            if not 0 <= getattr(self, k) < float("inf"): raise UsageError(f"Field '{k}' of {type(self).__name__} must be a number from 0, got {getattr(self, k)}.")
+
+    def shares(self, *names: str):
+        "Refuse what is no share in (0, 1]; raises `UsageError`"
+        for k in names:
+            if not 0 < getattr(self, k) <= 1: raise UsageError(f"Field '{k}' of {type(self).__name__} must be in (0, 1], got {getattr(self, k)}.")
+
     def to_dict(self) -> dict:
         "Plain values, as stored in config.json"
         return asdict(self)

@@ -181,7 +181,7 @@ def plain_parts(
 def _watched(layer):
     "Does a call of the router do more than its class says?"
     if (router := layer._modules.get("router")) is None: return False
-    return any(hooks_of([router])) or "forward" in router.__dict__
+    return any(not getattr(f, "only_counts", False) for d in hooks_of([router]) for f in d.values()) or "forward" in router.__dict__
 
 def overridden(
     m: nn.Module,

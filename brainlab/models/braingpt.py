@@ -17,7 +17,7 @@ from ..layers.block import PreNormBlock
 from ..layers.columns import ColumnMLP, DenseMLP, columns_for
 from ..layers.dendrites import HeadDendrites
 from ..layers.depth import LayerDropout, check_threshold
-from ..layers.lm import CausalLM, CausalLMConfig
+from ..layers.lm import CausalLM, CausalLMConfig, sized
 from ..layers.sparse_attention import SparseAttention
 from ..layers.structured import to_two_four
 
@@ -54,15 +54,10 @@ class BrainGPTConfig(CausalLMConfig):
     owns = {"columns": ("sparsity_base",), "homeostasis": ("homeostasis_speed",), "agreement": ("agreement_weight", "agreement_chunk"),
             "sparse_attention": ("attention_share", "attention_proxy"), "dendrites": ("n_dendrites",), "early_exit": ("exit_threshold", "exit_weight", "probe_weight"),
             "layer_dropout": ("layer_dropout_rate",)}
-    presets = {
-        "tiny": dict(vocab_size=512, context_length=64, n_layer=3, n_cortical_columns=16, column_size=8, sparsity_base=.875),
-        "char": dict(vocab_size=512, context_length=128, n_layer=4, n_head=4, n_embd=192, n_cortical_columns=24, column_size=32, sparsity_base=.875),
-        "demo": dict(vocab_size=2048, context_length=256, n_layer=4, n_head=4, n_embd=256, n_cortical_columns=16),
-        "small": dict(vocab_size=16384, context_length=1024, n_layer=6, n_head=8, n_embd=512),
-        "medium": dict(vocab_size=16384, context_length=1024, n_layer=12, n_head=16, n_embd=1024, n_cortical_columns=64),
-        "large": dict(vocab_size=16384, context_length=1024, n_layer=24, n_head=24, n_embd=1536, n_cortical_columns=96),
-        "xlarge": dict(vocab_size=16384, context_length=1024, n_layer=48, n_head=32, n_embd=2048, n_cortical_columns=128),
-    }
+    presets = sized(
+        tiny=dict(n_layer=3, n_cortical_columns=16, column_size=8, sparsity_base=.875), char=dict(n_cortical_columns=24, column_size=32, sparsity_base=.875),
+        demo=dict(vocab_size=2048, context_length=256, n_layer=4, n_head=4, n_embd=256, n_cortical_columns=16),
+        medium=dict(n_cortical_columns=64), large=dict(n_cortical_columns=96), xlarge=dict(n_cortical_columns=128))
 
     def __post_init__(self):
         super().__post_init__()
@@ -70,10 +65,9 @@ class BrainGPTConfig(CausalLMConfig):
         if not 0 <= self.sparsity_base < 1: raise UsageError(f"Field 'sparsity_base' of BrainGPTConfig must be in [0, 1), got {self.sparsity_base}.")
         check_threshold(self.exit_threshold)
         if not 0 <= self.layer_dropout_rate < 1: raise UsageError(f"Field 'layer_dropout_rate' of BrainGPTConfig must be in [0, 1), got {self.layer_dropout_rate}.")
-        if not 0 < self.attention_share <= 1: raise UsageError(f"Field 'attention_share' of BrainGPTConfig must be in (0, 1], got {self.attention_share}.")
+        self.shares("attention_share")
         if not 0 <= self.attention_proxy <= self.n_embd // self.n_head: raise UsageError(f"Field 'attention_proxy' of BrainGPTConfig must be from 0 to the head width {self.n_embd // self.n_head}, got {self.attention_proxy}.")
-        for k in ("homeostasis_speed", "agreement_weight", "exit_weight", "probe_weight"):
-            if not 0 <= getattr(self, k) < float("inf"): raise UsageError(f"Field '{k}' of BrainGPTConfig must be a number from 0, got {getattr(self, k)}.")
+        self.at_least_zero("homeostasis_speed", "agreement_weight", "exit_weight", "probe_weight")
 
     @property
     def active_columns(self) -> int:

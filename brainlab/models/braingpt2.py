@@ -15,7 +15,7 @@ from ..core.errors import UsageError
 from ..layers.attention import CausalAttention
 from ..layers.block import PreNormBlock
 from ..layers.columns import DenseMLP
-from ..layers.lm import CausalLM, CausalLMConfig
+from ..layers.lm import CausalLM, CausalLMConfig, sized
 from ..layers.pondering import AdaptiveMLP
 from ..layers.selective_attention import SelectiveAttention
 from ..layers.ssm import Mamba2
@@ -40,21 +40,13 @@ class BrainGPTV2Config(CausalLMConfig):
 
     switches = ("state_space", "selective_attention", "adaptive_computation", "episodic_memory")
     owns = {"state_space": ("d_state", "expand", "d_conv"), "selective_attention": ("attention_share", "attention_block"), "adaptive_computation": ("max_steps", "step_weight")}
-    presets = {
-        "tiny": dict(vocab_size=512, context_length=64, n_layer=3, attention_every=2, d_state=8, attention_block=8),
-        "char": dict(vocab_size=512, context_length=128, n_layer=4, n_head=4, n_embd=192, attention_block=16),
-        "small": dict(vocab_size=16384, context_length=1024, n_layer=6, n_head=8, n_embd=512),
-        "medium": dict(vocab_size=16384, context_length=1024, n_layer=12, n_head=16, n_embd=1024),
-        "large": dict(vocab_size=16384, context_length=1024, n_layer=24, n_head=24, n_embd=1536),
-        "xlarge": dict(vocab_size=16384, context_length=1024, n_layer=48, n_head=32, n_embd=2048),
-    }
+    presets = sized(tiny=dict(n_layer=3, attention_every=2, d_state=8, attention_block=8), char=dict(attention_block=16))
 
     def __post_init__(self):
         super().__post_init__()
         self.at_least_one("attention_every", "d_state", "expand", "d_conv", "attention_block", "max_steps")
-        if self.n_hidden < 0: raise UsageError(f"Field 'n_hidden' of BrainGPTV2Config must be 0 or more, got {self.n_hidden}.")
-        if not 0 < self.attention_share <= 1: raise UsageError(f"Field 'attention_share' of BrainGPTV2Config must be in (0, 1], got {self.attention_share}.")
-        if not 0 <= self.step_weight < float("inf"): raise UsageError(f"Field 'step_weight' of BrainGPTV2Config must be a number from 0, got {self.step_weight}.")
+        self.shares("attention_share")
+        self.at_least_zero("n_hidden", "step_weight")
         if self.episodic_memory: raise UsageError("episodic_memory is not built yet; leave it off.")
 
     def attends(self, i: int) -> bool: # block, from 0

@@ -25,7 +25,7 @@ from ..layers.block import PreNormBlock
 from ..layers.columns import ColumnMLP, DenseMLP, columns_for
 from ..layers.depth import check_threshold
 from ..layers.hierarchy import TimeScales
-from ..layers.lm import CausalLM, CausalLMConfig
+from ..layers.lm import CausalLM, CausalLMConfig, sized
 from ..layers.local_attention import LocalAttention
 from ..layers.pondering import AdaptiveMLP
 from ..layers.routing import ExpertMLP, routing_entropy
@@ -97,13 +97,7 @@ class EfficientGPTConfig(CausalLMConfig):
     owns = {"early_exit": ("exit_threshold", "exit_weight", "probe_weight"), "sparse_activation": ("sparsity_ratio",),
             "adaptive_compute": ("max_pondering_steps", "pondering_weight"), "dynamic_routing": ("n_experts", "active_experts"),
             "local_attention": ("local_attention_window",), "hierarchical": ("n_time_scales",)}
-    presets = {
-        "tiny": dict(vocab_size=512, context_length=64, local_attention_window=8),
-        "char": dict(vocab_size=512, context_length=128, n_layer=4, n_head=4, n_embd=192, local_attention_window=32),
-        "small": dict(vocab_size=16384, context_length=1024, n_layer=6, n_head=8, n_embd=512),
-        "medium": dict(vocab_size=16384, context_length=1024, n_layer=12, n_head=16, n_embd=1024),
-        "large": dict(vocab_size=16384, context_length=1024, n_layer=24, n_head=24, n_embd=1536),
-    }
+    presets = sized(tiny=dict(local_attention_window=8), char=dict(local_attention_window=32))
 
     def __post_init__(self, efficiency):
         for k, v in (efficiency.flat() if efficiency is not None else {}).items(): setattr(self, k, v)
@@ -135,11 +129,9 @@ def _check_sizes(self: EfficientGPTConfig):
     who = type(self).__name__
     self.at_least_one("n_experts", "active_experts", "local_attention_window", "n_time_scales")
     check_threshold(self.exit_threshold)
-    if self.n_hidden < 0: raise UsageError(f"Field 'n_hidden' of {who} must be 0 or more, got {self.n_hidden}.")
-    if not 0 < self.sparsity_ratio <= 1: raise UsageError(f"Field 'sparsity_ratio' of {who} must be in (0, 1], got {self.sparsity_ratio}.")
+    self.shares("sparsity_ratio")
     if not self.max_pondering_steps > 1: raise UsageError(f"Field 'max_pondering_steps' of {who} must be more than 1, got {self.max_pondering_steps}; for one step switch adaptive_compute off.")
-    for k in ("exit_weight", "probe_weight", "pondering_weight"):
-        if not 0 <= getattr(self, k) < float("inf"): raise UsageError(f"Field '{k}' of {who} must be a number from 0, got {getattr(self, k)}.")
+    self.at_least_zero("n_hidden", "exit_weight", "probe_weight", "pondering_weight")
     if not self.dynamic_routing: return
     if self.active_experts > self.n_experts: raise UsageError(f"Field 'active_experts' of {who} must be at most n_experts = {self.n_experts}, got {self.active_experts}.")
     if self.neurons % self.n_experts: raise UsageError(f"Field 'n_experts' of {who} must divide the {self.neurons} hidden neurons, got {self.n_experts}.")

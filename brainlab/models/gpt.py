@@ -11,11 +11,10 @@ __all__ = ['GPTConfig', 'GPT']
 from dataclasses import dataclass
 
 # %% ../../nbs/models/gpt.ipynb #627c50d0
-from ..core.errors import UsageError
 from ..layers.attention import CausalAttention
 from ..layers.block import PreNormBlock
 from ..layers.columns import DenseMLP
-from ..layers.lm import CausalLM, CausalLMConfig
+from ..layers.lm import CausalLM, CausalLMConfig, SIZES
 
 # %% ../../nbs/models/gpt.ipynb #dd0a2416
 @dataclass
@@ -23,18 +22,11 @@ class GPTConfig(CausalLMConfig):
     "Sizes of a dense transformer"
     n_hidden: int = 0   # n, hidden neurons of a feed-forward layer; 0: 4 * n_embd
 
-    presets = {
-        "tiny": dict(vocab_size=512, context_length=64),
-        "char": dict(vocab_size=512, context_length=128, n_layer=4, n_head=4, n_embd=192),
-        "small": dict(vocab_size=16384, context_length=1024, n_layer=6, n_head=8, n_embd=512),
-        "medium": dict(vocab_size=16384, context_length=1024, n_layer=12, n_head=16, n_embd=1024),
-        "large": dict(vocab_size=16384, context_length=1024, n_layer=24, n_head=24, n_embd=1536),
-        "xlarge": dict(vocab_size=16384, context_length=1024, n_layer=48, n_head=32, n_embd=2048),
-    }
+    presets = SIZES
 
     def __post_init__(self):
         super().__post_init__()
-        if self.n_hidden < 0: raise UsageError(f"Field 'n_hidden' of GPTConfig must be 0 or more, got {self.n_hidden}.")
+        self.at_least_zero("n_hidden")
 
 # %% ../../nbs/models/gpt.ipynb #d3918e52
 def _block(config):
