@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 # %% ../nbs/brainlab.ipynb #47874eea
-_rooms = ("core", "text", "kernels", "layers", "memory", "plasticity", "spiking", "models", "decoding", "training", "bench", "cli", "views")
+_rooms = ("core", "text", "kernels", "layers", "models", "decoding", "training", "bench", "cli", "views")
 
 def __getattr__(name):
     "Import a room when it is first used"
@@ -29,7 +29,7 @@ def __dir__(): return sorted({*globals(), *_rooms, "build"})
 def load(
     path, # a model folder (config.json inside) or a run folder (checkpoints inside)
 ):        # the model, in evaluation mode, with `.tokenizer` (or None)
-    "Read a saved model; raises `BrainlabError`"
+    "Read a model that `save_pretrained` or a run has saved; raises `BrainlabError`"
     from brainlab.core.errors import BrainlabError
     from brainlab.core.files import recover
     recover(path := Path(path))

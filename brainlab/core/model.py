@@ -186,6 +186,7 @@ class BrainModel(nn.Module):
     def check_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         "`tokens` if they are ids [b t] this model can take; raises `UsageError`"
         longest = self.config.context_length
+        if not isinstance(tokens, torch.Tensor): raise UsageError(f"Tokens must be a tensor of ids shaped [b t], got {type(tokens).__name__}; for a text use generate, or encode it with the tokenizer.")
         if tokens.ndim != 2 or tokens.dtype not in (torch.int64, torch.int32): raise UsageError(f"Tokens must be integer ids shaped [b t], int64 or int32, got {tokens.dtype} {list(tokens.shape)}.")
         if tokens.shape[1] > longest: raise UsageError(f"{tokens.shape[1]} tokens do not fit the context of {longest}; shorten the text or build the model with a larger context_length.")
         return tokens

@@ -46,8 +46,8 @@ class Recording:
         self.tensors, self.metadata = tensors or {}, metadata or {}
 
     def names(self) -> list:
-        "Names that were recorded, in the order of the model"
-        return list(self.tensors)
+        "Names under which something was recorded, in the order of the model"
+        return [n for n, seen in self.tensors.items() if seen]
 
     def __getitem__(self, name): return self.tensors[self._known(name)]
 
@@ -58,6 +58,7 @@ class Recording:
 
     def cat(self, name) -> torch.Tensor:
         "All tensors of `name` joined along time: [b t ...]"
+        if not self[name]: raise BrainlabError(f"The run did not pass '{name}'; recorded: {', '.join(self.names()) or 'nothing'}.")
         return torch.cat(self[name], 1)
 
     def _repr_markdown_(self):

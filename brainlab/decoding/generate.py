@@ -91,7 +91,7 @@ def stream_tokens(
     valid_text: bool = False,    # only tokens that go on as UTF-8; needs a tokenizer that knows its bytes
     stop=None,                   # id or ids that end a row; None: every row goes on to `max_new_tokens`
     form: str = "auto",          # as `Engine`
-    speculative=0,               # tokens drafted by the shallow layers and checked at full depth; or a `Speculation`; 0: none
+    speculative=0,               # tokens drafted by the shallow layers and checked at full depth, which pays only where a pass of all layers is long; or a `Speculation`; 0: none
     **sampling,                  # min_p, repetition, frequency, presence, as `Sampling`
 ):                               # yields `TokenOutput` of each step: `.token` [k] for the `.rows` that are still written
     "Generate token by token; raises `UsageError`, and `BrainlabError` at the end if the scores of a row were no numbers"

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 # %% ../../nbs/layers/attention.ipynb #507da369
 from ..core.cost import Work
-from ..core.errors import UsageError, check_sizes
+from ..core.errors import UsageError, check_hidden, check_sizes
 from ..core.state import State
 from ..kernels.attention_native import attend_step, can_attend
 from ..kernels.column_native import few_rows
@@ -135,6 +135,7 @@ class CausalAttention(nn.Module):
         return self.out(y)
 
     def forward(self, x): # [b t d] -> [b t d]
+        check_hidden(x, self.d, self.context_length)
         self.note(x.shape[0] * x.shape[1], x.shape[1])
         return self.mix(self.attend(*self.queries_keys_values(x, self.table(x.shape[1]))), x)
 
@@ -161,6 +162,7 @@ def _places(self: CausalAttention, x, state):
 @patch
 def check_rows(self: CausalAttention, x: torch.Tensor, state: KVCache):
     "Refuse a state that was made for another batch or another model; raises `UsageError`"
+    check_hidden(x, self.d)
     want, found = (len(x), self.h, self.slots, self.d // self.h), tuple(state.k.shape)
     if found != want: raise UsageError(f"The state holds caches [b h T w] = {list(found)}, {len(x)} rows of this layer need {list(want)}; make it with init_state({len(x)}).")
 

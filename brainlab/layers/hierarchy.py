@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 # %% ../../nbs/layers/hierarchy.ipynb #a8d732fb
 from ..core.cost import Work
-from ..core.errors import UsageError
+from ..core.errors import UsageError, check_hidden
 from ..core.model import draw
 from ..core.probe import Probe
 from ..core.state import State
@@ -168,8 +168,9 @@ def step(self: TimeScales, x: torch.Tensor, state: Clocks) -> torch.Tensor:
 @patch
 def check_rows(self: TimeScales, x: torch.Tensor, state: Clocks):
     "Refuse a state that was made for another batch or another layer; raises `UsageError`"
+    check_hidden(x, self.d)
     want, found = (len(x), len(self.scales), self.kernel - 1, self.r), tuple(state.recent.shape)
-    if found != want or x.shape[-1] != self.d: raise UsageError(f"The state holds windows [b S K-1 r] = {list(found)} and the tokens have width {x.shape[-1]}, this layer needs {list(want)} and {self.d}; make the state with init_state({len(x)}).")
+    if found != want: raise UsageError(f"The state holds windows [b S K-1 r] = {list(found)}, {len(x)} rows of this layer need {list(want)}; make it with init_state({len(x)}).")
 
 @patch
 def fill(self: TimeScales, x: torch.Tensor, state: Clocks):

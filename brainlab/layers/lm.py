@@ -89,7 +89,7 @@ class CausalLM(BrainModel):
 
     def prefill(self, tokens, state, exit_threshold=None) -> ModelOutput: # [b t] -> logits [b v] after the last token
         "Read a prompt into the state"
-        if tokens.ndim == 2 and not tokens.shape[1]: raise UsageError(f"A prompt needs at least one token, got {list(tokens.shape)}; begin with the token that begins a text.")
+        if not self.check_tokens(tokens).shape[1]: raise UsageError(f"A prompt needs at least one token, got {list(tokens.shape)}; begin with the token that begins a text.")
         self._check_state(tokens, state)
         out = self._think(self.read(tokens), state.layers, exit_threshold)
         state.position += tokens.shape[1]

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from torch.nn import functional as F
 
 # %% ../../nbs/layers/local_attention.ipynb #fe3a84e4
+from ..core.errors import check_hidden
 from ..kernels.attention_native import attend_ring_step, can_attend
 from ..kernels.local_attention import check_window, local_attention, sliding
 from .attention import CausalAttention, KVCache, angles, furthest
@@ -63,6 +64,7 @@ class LocalAttention(CausalAttention):
         return furthest(pos) + 1 if pos.numel() and not pos.is_cuda else self.context_length
 
     def forward(self, x): # [b t d] -> [b t d]
+        check_hidden(x, self.d)
         b, t = x.shape[:2]
         self.count(b, t, t, t * t if t <= self.window else sliding(self.window).pairs(t))
         return self.mix(self.attend(*self.queries_keys_values(x, self.table(t))), x)

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 # %% ../../nbs/layers/selective_attention.ipynb #1061d08f
-from ..core.errors import UsageError
+from ..core.errors import UsageError, check_hidden
 from ..core.probe import Probe
 from ..kernels.selective_attention import core, kept_at, pairs
 from .attention import CausalAttention, KVCache
@@ -109,6 +109,7 @@ class SelectiveAttention(CausalAttention):
 
     def read(self, x): # [b t d] -> [b t d], and what a cache needs to know
         "A whole text, with its keys, values and scores, and the kept ones"
+        check_hidden(x, self.d, self.context_length)
         b, t = x.shape[:2]
         self.count(b, t, t, *pairs(t, self.block, self.keep))
         q, k, v = self.queries_keys_values(x, self.table(t))

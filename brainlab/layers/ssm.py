@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 # %% ../../nbs/layers/ssm.ipynb #97d9106d
 from ..core.cost import Work
-from ..core.errors import UsageError
+from ..core.errors import UsageError, check_hidden
 from ..core.model import draw
 from ..core.probe import Probe
 from ..core.state import State
@@ -80,6 +80,7 @@ class StateSpace(nn.Module):
         return can_step(x, state.conv, state.ssm, *self._parameters.values())
 
     def forward(self, x): # [b t d] -> [b t d]
+        check_hidden(x, self.d)
         return self.run(x, None)[0]
 
 def _init_in(name, p, gen):
@@ -111,6 +112,7 @@ def init_state(self: StateSpace, b: int) -> SSMState:
 @patch
 def check_rows(self: StateSpace, x: torch.Tensor, state: SSMState):
     "Refuse a state that was made for another batch or another layer; raises `UsageError`"
+    check_hidden(x, self.d)
     want, found = [(len(x), self.d_conv - 1, self.channels), (len(x), *self.state_shape)], [tuple(state.conv.shape), tuple(state.ssm.shape)]
     if want != found: raise UsageError(f"The state holds {[list(o) for o in found]}, {len(x)} rows of this layer need {[list(o) for o in want]}; make it with init_state({len(x)}).")
 
