@@ -20,6 +20,8 @@ from ..core.machine import device_name, slug, versions
 from ..core.timing import Timing
 
 # %% ../../nbs/bench/records.ipynb #105b5c3e
+_code = [":/", ":(top,exclude)kernels", ":(top,exclude)nbs/evidence/records"], [":(top,glob)kernels/*/launch.json"] # other records do not change what is measured, launch tables do
+
 @functools.lru_cache
 def commit() -> str:
     "Short commit of the checkout, with `+` for uncommitted changes; without git what GIT_COMMIT says, or \"none\""
@@ -27,7 +29,7 @@ def commit() -> str:
     def git(*args):
         r = subprocess.run(["git", *args], cwd=Path(brainlab.__file__).parent, capture_output=True, text=True)
         return r.stdout.strip() if r.returncode == 0 else None
-    try: head, dirty = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    try: head, dirty = git("rev-parse", "--short=12", "HEAD"), any(git("status", "--porcelain", "--untracked-files=no", "--", *o) for o in _code)
     except FileNotFoundError: head = None  # no git on this machine
     return head + ("+" if dirty else "") if head else os.environ.get("GIT_COMMIT", "none")
 
