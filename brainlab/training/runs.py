@@ -207,8 +207,10 @@ def run_notebook(
         if o.exists() and o.samefile(notebook): raise UsageError(f"The notebook '{notebook}' itself is {what}; give another name for the output.")
     with locked(output.with_name(f".{output.name}.lock"), f"'{output}'"):
         try: _run_to(part, nb, notebook, values, timeout)
-        except BaseException:
-            if part.exists(): os.replace(part, _error_path(output))
+        except BaseException as e:
+            if part.exists():
+                os.replace(part, kept := _error_path(output))
+                if isinstance(e, BrainlabError): e.args = (f"{str(e).rstrip('.')}. What ran is kept in '{kept}'.",)
             raise
         os.replace(part, output)
         _error_path(output).unlink(missing_ok=True)
