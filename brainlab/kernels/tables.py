@@ -61,7 +61,7 @@ def keep_launch_table(
 def choose(
     op: str,        # operation, e.g. "column_mlp"
     device,         # "cpu", "cuda:0" or a torch device
-    size: int,      # of this call, in the unit of the row: tokens for column_layer, (token, column) pairs for column_mlp
+    size: int,      # of this call, in the unit of the row: tokens for column_layer and local_attention, (token, column) pairs for column_mlp
     otherwise: str, # form beyond all limits
 ) -> str:           # name of a form
     "The form to take for a call of this size"

@@ -21,8 +21,7 @@ from ..core.cost import Work
 from ..core.errors import UsageError, check_hidden, check_sizes
 from ..core.state import State
 from ..kernels.attention_native import attend_step, can_attend
-from ..kernels.column_native import few_rows
-from ..kernels.column_native import linear_rows
+from ..kernels.column_native import few_rows, linear_rows
 
 # %% ../../nbs/layers/attention.ipynb #899b6110
 def angles(

@@ -159,4 +159,4 @@ def _native_one(self: LocalAttention, x, state):
     self.count(len(x), 1, seen, min(self.window, seen))
     y = attend_ring_step(self.qkv(x), self.turns(state.position), state.k, state.v, state.position)
     state.position += 1
-    return self.mix(self.heads(y[:, None]), x)
+    return self.mix(self.heads(y), x)
