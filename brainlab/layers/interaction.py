@@ -171,6 +171,13 @@ def read(self: Interaction, text, mask=None) -> _Text: # as `summarise`
     return _Text(query, keys, values, (mask | ~there)[:, None, None], there)
 
 @patch
+def silence(self: Interaction, b: int) -> _Text:
+    "No text at all: nothing to be about, nothing to read"
+    like = self.summary.weight
+    nothing = like.new_zeros(b, self.h, 1, self.d // self.h)
+    return _Text(like.new_zeros(b, self.d), nothing, nothing, None, None)
+
+@patch
 def drive(self: Interaction,
     index: torch.Tensor, # neurons [b k]
     text: _Text,
@@ -287,7 +294,7 @@ def forward(self: Interaction,
     for i in range(steps):
         if free and i == free: p, drive = p.detach(), self.drive(p.index, said) # from here on with gradient
         with torch.no_grad() if i < free else nullcontext():
-            if i < self.recruitments: p, drive = self.recruit(p, drive, said, i)
+            p, drive = self.recruit(p, drive, said, self.part(i), i)
             q = self.step(p, drive, said.query)
         p, left = self.settle(p, q, i)
         if trace is not None: trace.append(Moment(p, left))
@@ -308,12 +315,16 @@ def wake(self: Interaction, text, said, start):
     return self.trim(p, drive) if self.adaptive and not self.training and start is None else (p, drive)
 
 @patch
-def recruit(self: Interaction, p, drive, said, i):
-    "Call in the i-th part of the neurons that are still missing"
+def part(self: Interaction, i: int) -> int: # number of the step
+    "How many of the neurons that are still missing are called in at a step"
     room = self.most - self.first
-    part = room // self.recruitments + (i < room % self.recruitments)
+    return room // self.recruitments + (i < room % self.recruitments) if i < self.recruitments else 0
+
+@patch
+def recruit(self: Interaction, p, drive, said, part, i): # how many; number of the step
+    "Call in neurons"
     if self.recruitment == "off" or not part: return p, drive
-    field, query = self.field(p, said.query)
+    field, _ = self.field(p, said.query)
     key = self.pool.key(said.query)
     wanted = field if self.recruitment == "field" else self.pool.dice(key + i + 1)
     return self.admit(p, drive, self.pool.choose(wanted, part, key, p), field, said)
