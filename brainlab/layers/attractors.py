@@ -21,20 +21,24 @@ from ..kernels.pool_messages import messages
 from .interaction import Interaction, Moment, moved, settled
 from .pool import Pattern
 
-# %% ../../nbs/layers/attractors.ipynb #5548fb20
+# %% ../../nbs/layers/attractors.ipynb #e8428e0e
 @patch
 def complete(self: Interaction,
     index: torch.Tensor, # neurons of the cue, all different in each row [b k]
-    strength: torch.Tensor | None = None, # of each [b k]; None: .8, as sure as neurons usually are
     steps: int | None = None,  # default: as built
+    others: float = 0.,        # strength of all other neurons; above 0 everyone is awake, which `most` must allow
     trace: list | None = None, # collects a `Moment` per step, the cue first
 ) -> Pattern:
     "What a set of active neurons settles into when nobody speaks to it"
     _check_cue(self, index)
     said, steps = self.silence(len(index)), self.steps if steps is None else steps
-    a = torch.full(index.shape, .8, dtype=said.query.dtype, device=index.device) if strength is None else strength
+    a = torch.full(index.shape, .8, dtype=said.query.dtype, device=index.device) # as strong as neurons usually are
+    if others:
+        if self.most < self.pool.n: raise UsageError(f"At most {self.most} of {self.pool.n} neurons are awake here; leave others at 0.")
+        a = torch.full((len(index), self.pool.n), others, device=index.device).to(a).scatter(1, index, .8)
+        index = torch.arange(self.pool.n, device=index.device).expand_as(a)
     drive = self.drive(index, said)
-    p = Pattern(torch.zeros(len(index), dtype=torch.long, device=index.device), index, a, drive.tanh() * (a > 0)[..., None])
+    p = Pattern(torch.zeros(len(index), dtype=torch.long, device=index.device), index, a, drive.tanh())
     if trace is not None: trace.append(Moment(p, a.new_ones(len(index))))
     for i in range(steps):
         p, drive = self.recruit(p, drive, said, max(1, self.most // 4), i)
@@ -49,7 +53,7 @@ def _check_cue(layer, index):
     if index.numel() and not 0 <= index.min() <= index.max() < layer.pool.n: raise UsageError(f"Neurons of this pool go from 0 to {layer.pool.n - 1}, got {index.min()} to {index.max()}.")
     if (index.sort(-1).values.diff(dim=-1) == 0).any(): raise UsageError("A neuron stands twice in a cue; name each one once.")
 
-# %% ../../nbs/layers/attractors.ipynb #75e1cc9a
+# %% ../../nbs/layers/attractors.ipynb #c6462b20
 def damage(
     index: torch.Tensor, # sets of neurons [b k]
     share: float,        # of the neurons that are replaced by others, 0 to 1
@@ -68,8 +72,10 @@ def completion(
     index: torch.Tensor, # the sets that were meant [b k]
     n: int,             # neurons of the pool
 ) -> torch.Tensor:      # [b], 0 to 1
-    "Share of the neurons of each set that are awake"
-    return (pattern.dense(n).gather(1, index) > 0).float().mean(-1)
+    "Share of the neurons of each set that are among the strongest, as many as the set has"
+    a = pattern.dense(n)
+    found = torch.zeros_like(a).scatter(1, a.topk(index.shape[1], -1).indices, 1.) * (a > 0)
+    return found.gather(1, index).mean(-1)
 
 # %% ../../nbs/layers/attractors.ipynb #7ec97e51
 def hopfield(
@@ -97,16 +103,17 @@ def one_message(
     q, x = (beta * cue.shape[-1]**.5) * cue[None, None], stored[None, None]
     return messages(q, x, x, torch.ones(1, len(stored), device=stored.device).to(stored.dtype))[0, 0]
 
-# %% ../../nbs/layers/attractors.ipynb #b9cad410
+# %% ../../nbs/layers/attractors.ipynb #3f973b7f
 def remembering_loss(
     layer: Interaction,
     index: torch.Tensor, # sets to remember [b k]
     cue: torch.Tensor,   # the same, damaged [b k]
     steps: int,          # of interaction
+    others: float = 0.,  # as in `complete`
 ) -> torch.Tensor:       # scalar, nats
     "How far what a cue settles into is from the set it came from"
     trace = []
-    p = layer.complete(cue, steps=steps, trace=trace)
+    p = layer.complete(cue, steps, others, trace)
     n, k = layer.pool.n, index.shape[1]
     want = of_sets(index, n)
     field, _ = layer.field(p, layer.silence(len(cue)).query)
@@ -122,6 +129,7 @@ def remember(
     lr: float = 1e-2,     # highest learning rate of AdamW
     share: float = .5,    # most damage
     seed: int = 0,        # of damage and order
+    others: float = 0.,   # as in `complete`
 ) -> list:                # losses
     "Learn to bring back sets of neurons from damaged ones"
     gen, opt, seen = torch.Generator().manual_seed(seed), torch.optim.AdamW(layer.parameters(), lr, weight_decay=0.), []
@@ -129,7 +137,7 @@ def remember(
         for g in opt.param_groups: g["lr"] = lr * min(1., (i + 1) / 20) * max(1e-3, 1 - i / steps)
         rows = torch.randint(len(index), (batch,), generator=gen)
         cue = damage(index[rows], share * torch.rand((), generator=gen).item(), layer.pool.n, gen)
-        loss = remembering_loss(layer, index[rows], cue, int(torch.randint(3, 6, (), generator=gen)))
+        loss = remembering_loss(layer, index[rows], cue, int(torch.randint(3, 6, (), generator=gen)), others)
         opt.zero_grad(); loss.backward()
         torch.nn.utils.clip_grad_norm_(layer.parameters(), 1.)
         opt.step()
