@@ -72,9 +72,9 @@ class Update(nn.Module):
     def forward(self, x, heard): # [b k d] each -> [b k d]
         new, old = self.heard(heard), self.held(x)
         if self.kind == "linear": return (x + new + old) / 2
-        d = x.shape[-1]
-        z, r = (new[..., :2 * d] + old[..., :2 * d]).sigmoid().chunk(2, -1)
-        return torch.addcmul(new[..., 2 * d:], r, old[..., 2 * d:]).tanh().lerp(x, z)
+        (gn, cn), (go, co) = (o.split([2 * x.shape[-1], x.shape[-1]], -1) for o in (new, old))
+        z, r = (gn + go).sigmoid().chunk(2, -1)
+        return torch.addcmul(cn, r, co).tanh().lerp(x, z)
 
 # %% ../../nbs/layers/interaction.ipynb #a1e7d6e8
 @dataclass
