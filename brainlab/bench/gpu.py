@@ -115,7 +115,7 @@ def in_process(
         said, code = p.communicate()[0], None
     lines = [o for o in said.strip().splitlines() if o.strip()]
     for o in lines:
-        if " us against " in o or o.startswith("roofline:"): print(o, flush=True)
+        if " against " in o or o.startswith("roofline:"): print(o, flush=True)
     took = round(time.monotonic() - start, 1)
     if code == 0: return dict(state="done", seconds=took)
     return dict(state="failed", seconds=took, why=f"not finished after {seconds:.0f} s" if code is None else f"exit code {code}: {(lines or ['no message'])[-1][:300]}")

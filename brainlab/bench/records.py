@@ -45,7 +45,7 @@ def record(
     shape: dict | None = None,  # sizes by axis name
     dtype="float32",            # its name, or the type itself
     device: str = "cpu",
-    **more,                     # "curve", "quality", "verdict", "reason"
+    **more,                     # "curve", "quality", "verdict", "reason"; "unit" where the numbers are not microseconds
 ) -> dict:
     "A complete, validated record of one comparison"
     name, them = rival
@@ -59,7 +59,7 @@ def record(
 # %% ../../nbs/bench/records.ipynb #74c2364b
 _fields = dict(goal=(str, type(None)), what=str, ours=dict, rival=dict, ratio=(int, float), bar=(int, float, type(None)), limit=object,
                share_of_roofline=(int, float, type(None)), shape=dict, dtype=str, device=str, versions=dict, commit=str, date=str)
-_extra = dict(curve=(list, dict), quality=dict, verdict=str, reason=str)
+_extra = dict(curve=(list, dict), quality=dict, verdict=str, reason=str, unit=str)
 
 def validate(
     rec: dict,            # a record
@@ -143,4 +143,5 @@ def sentence(
     "One line for the terminal"
     goal = f"{rec['goal']} " if rec["goal"] else ""
     bar = "" if rec["bar"] is None else f", bar {rec['bar']:g}x: {'met' if rec['ratio'] >= rec['bar'] else 'missed'}"
-    return f"{goal}{rec['what']}: {rec['ours']['median_us']:,.1f} us against {rec['rival']['median_us']:,.1f} us ({rec['rival']['name']}) = {rec['ratio']:.2f}x{bar}"
+    unit = rec.get("unit", "us")
+    return f"{goal}{rec['what']}: {rec['ours']['median_us']:,.1f} {unit} against {rec['rival']['median_us']:,.1f} {unit} ({rec['rival']['name']}) = {rec['ratio']:.2f}x{bar}"

@@ -8,6 +8,7 @@ Docs: https://brainlab.github.io/brainlab/kernels/pool_messages.html.md"""
 __all__ = ['LEAST', 'messages_reference', 'loudness', 'messages']
 
 # %% ../../nbs/kernels/pool_messages.ipynb #b88df228
+from itertools import accumulate
 import torch
 from torch.nn import functional as F
 
@@ -41,6 +42,22 @@ def loudness(strength: torch.Tensor) -> torch.Tensor: # [b k] -> [b k]
     "The logarithm of strengths, of which 0 is heard by nobody"
     return torch.where(strength > 0, strength.clamp_min(LEAST).log(), _NOT_THERE)
 
+class _SideBySide(torch.autograd.Function):
+    "Parts [b h n _] beside each other in zeros [b h rows wide], the first times a number; the way back copies nothing"
+    @staticmethod
+    def forward(ctx, wide, rows, scale, *parts):
+        (b, h, n, _), ends = parts[0].shape, list(accumulate(o.shape[-1] for o in parts))
+        ctx.n, ctx.scale, ctx.ends, ctx.kinds = n, scale, ends, [o.dtype for o in parts]
+        out = parts[0].new_zeros(b, rows, h, wide).transpose(1, 2) # heads inside, as the projections that follow want it
+        for o, end in zip(parts, ends): out[:, :, :n, end - o.shape[-1]:end] = o
+        if scale != 1: out[..., :ends[0]] *= scale
+        return out
+
+    @staticmethod
+    def backward(ctx, g):
+        first, *more = (g[:, :, :ctx.n, a:b].to(kind) for a, b, kind in zip([0, *ctx.ends], ctx.ends, ctx.kinds))
+        return None, None, None, first if ctx.scale == 1 else first * ctx.scale, *more
+
 def messages(
     q: torch.Tensor, # queries of the receivers [b h t w]
     k: torch.Tensor, # keys of the senders [b h k w]
@@ -51,10 +68,9 @@ def messages(
 ) -> torch.Tensor:   # [b h t w]
     "What every receiver hears, in one attention call without a bias"
     if (receive is None) != (send is None): raise UsageError("Connections need both sides: give receive and send, or neither.")
-    (b, h, t, w), n = q.shape, k.shape[2]
-    loud = loudness(strength).to(k.dtype)[:, None, :, None].expand(b, h, n, 1)
-    listening = torch.cat([q * w**-.5, *([] if receive is None else [receive.to(q.dtype)]), q.new_ones(b, h, t, 1)], -1)
-    sent = torch.cat([k, *([] if send is None else [send.to(k.dtype)]), loud], -1)
-    wide = -(-sent.shape[-1] // 8) * 8 # fused kernels want keys and values of one width, a multiple of 8
-    fill = lambda x, silence: F.pad(x, (0, wide - x.shape[-1], 0, silence))
-    return F.scaled_dot_product_attention(fill(listening, 0), fill(sent, 1), fill(v, 1), scale=1.)[..., :w]
+    w, r, n = q.shape[-1], 0 if send is None else send.shape[-1], k.shape[2]
+    wide = -(-(w + r + 1) // 8) * 8 # fused kernels want keys and values of one width, a multiple of 8
+    connections = lambda o: [] if o is None else [o]
+    listening = _SideBySide.apply(wide, q.shape[2], w**-.5, q, *connections(receive), q.new_ones(()).expand(*q.shape[:3], 1))
+    sent = _SideBySide.apply(wide, n + 1, 1., k, *connections(send), loudness(strength)[:, None, :, None].expand(*k.shape[:3], 1))
+    return F.scaled_dot_product_attention(listening, sent, _SideBySide.apply(wide, n + 1, 1., v), scale=1.)[..., :w]

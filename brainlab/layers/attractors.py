@@ -37,12 +37,12 @@ def complete(self: Interaction,
         if self.most < self.pool.n: raise UsageError(f"At most {self.most} of {self.pool.n} neurons are awake here; leave others at 0.")
         a = torch.full((len(index), self.pool.n), others, device=index.device).to(a).scatter(1, index, .8)
         index = torch.arange(self.pool.n, device=index.device).expand_as(a)
-    drive = self.drive(index, said)
-    p = Pattern(torch.zeros(len(index), dtype=torch.long, device=index.device), index, a, drive.tanh())
+    given = self.given(index, said)
+    p = Pattern(torch.zeros(len(index), dtype=torch.long, device=index.device), index, a, given.drive.tanh())
     if trace is not None: trace.append(Moment(p, a.new_ones(len(index))))
     for i in range(steps):
-        p, drive = self.recruit(p, drive, said, max(1, self.most // 4), i)
-        p, before = self.step(p, drive, said.query), p
+        p, given = self.recruit(p, given, said, max(1, self.most // 4), i)
+        p, before = self.step(p, given, said.query), p
         if trace is not None: trace.append(Moment(p, moved(before, p)))
     return p
 
@@ -116,7 +116,7 @@ def remembering_loss(
     p = layer.complete(cue, steps, others, trace)
     n, k = layer.pool.n, index.shape[1]
     want = of_sets(index, n)
-    field, _ = layer.field(p, layer.silence(len(cue)).query)
+    field = layer.field(p, layer.silence(len(cue)).query)
     calls = F.binary_cross_entropy_with_logits(field - layer.offset, want, pos_weight=field.new_tensor(max(1., n / k / 4)))
     stays = F.binary_cross_entropy(p.strength.clamp(1e-4, 1 - 1e-4), want.gather(1, p.index))
     return calls + stays + .02 * F.relu((trace[-1].residual + 1e-8).log() - math.log(settled)).mean()

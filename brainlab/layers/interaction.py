@@ -72,9 +72,9 @@ class Update(nn.Module):
     def forward(self, x, heard): # [b k d] each -> [b k d]
         new, old = self.heard(heard), self.held(x)
         if self.kind == "linear": return (x + new + old) / 2
-        (zn, rn, cn), (zo, ro, co) = new.chunk(3, -1), old.chunk(3, -1)
-        c = (cn + (rn + ro).sigmoid() * co).tanh()
-        return c + (zn + zo).sigmoid() * (x - c)
+        (gn, cn), (go, co) = (o.split([2 * x.shape[-1], x.shape[-1]], -1) for o in (new, old))
+        z, r = (gn + go).sigmoid().chunk(2, -1)
+        return torch.addcmul(cn, r, co).tanh().lerp(x, z)
 
 # %% ../../nbs/layers/interaction.ipynb #a1e7d6e8
 @dataclass
@@ -200,69 +200,93 @@ def mean_state(self: Interaction,
 def field(self: Interaction,
     pattern: Pattern,
     query: torch.Tensor, # of the text [b d]
-) -> tuple:              # [b n], query of text and pattern [b d]
+    send: torch.Tensor | None = None, # what its neurons send [b k h r], where that is at hand
+) -> torch.Tensor:       # [b n]
     "What drives every neuron of the pool"
     query = _unit_rms(query + self.mean(self.mean_state(pattern)))
-    return self.pool.field(query, self.pool.heard(pattern)), query
+    return self.pool.field(query, self.pool.heard(pattern, send))
 
 @patch
 def fresh(self: Interaction, b: int, text: torch.Tensor) -> Pattern: # rows; for device and type
     "Nobody is awake"
     return Pattern(torch.zeros(b, dtype=torch.long, device=text.device), torch.zeros(b, 0, dtype=torch.long, device=text.device), text.new_zeros(b, 0), text.new_zeros(b, 0, self.d))
 
-def _places(p, drive, order):
-    "The pattern and its drive, with places in another order or fewer of them"
-    wide = order[..., None].expand(-1, -1, drive.shape[-1])
-    return Pattern(p.position, p.index.gather(1, order), p.strength.gather(1, order), p.state.gather(1, wide)), drive.gather(1, wide)
+@dataclass
+class _Given:
+    "What stays as it is while a neuron is awake"
+    drive: torch.Tensor          # what it reads in the text [b k d]
+    receive: torch.Tensor | None # what it listens to [b k h r]
+    send: torch.Tensor | None    # what it sends [b k h r]
+
+    def map(self, f, *others): # f takes this and the same of the others
+        return _Given(*(None if o[0] is None else f(*o) for o in zip(*((x.drive, x.receive, x.send) for x in (self, *others)))))
+
+@patch
+def given(self: Interaction, index, text) -> _Given: # neurons [b k]
+    "Drive and connections of some neurons"
+    return _Given(self.drive(index, text), *self.pool.partners(index))
+
+def _places(p, given, order):
+    "The pattern and what its neurons are given, with places in another order or fewer of them"
+    take = lambda o: o.gather(1, order.view(*order.shape, *[1] * (o.ndim - 2)).expand(-1, -1, *o.shape[2:]))
+    return Pattern(p.position, take(p.index), take(p.strength), take(p.state)), given.map(take)
 
 @patch
 def admit(self: Interaction,
     pattern: Pattern,
-    drive: torch.Tensor, # of its neurons [b k d]
+    given: _Given | None, # of its neurons; None: there are none
     index: torch.Tensor, # neurons that would join [b r]
     field: torch.Tensor, # [b n]
     text: _Text,
-) -> tuple:              # Pattern, drive
+) -> tuple:              # Pattern, _Given
     "Let neurons join, at most `most` in all"
     a = (field.gather(1, index) - self.offset).sigmoid()
     a = torch.where(a >= (.5 if self.adaptive else self.threshold), a, 0.)
     if text.there is not None: a = a * text.there
-    new = self.drive(index, text)
-    p = Pattern(pattern.position, torch.cat([pattern.index, index], 1), torch.cat([pattern.strength, a], 1), torch.cat([pattern.state, new.tanh() * (a > 0)[..., None]], 1))
-    drive = torch.cat([drive, new], 1)
-    if p.index.shape[1] <= self.most: return p, drive
-    return _places(p, drive, p.strength.detach().argsort(dim=-1, descending=True, stable=True)[:, :self.most])
+    new = self.given(index, text)
+    state = new.drive.tanh() * (a > 0)[..., None]
+    if given is None: return Pattern(pattern.position, index, a, state), new
+    beside = lambda *o: torch.cat(o, 1)
+    p = Pattern(pattern.position, beside(pattern.index, index), beside(pattern.strength, a), beside(pattern.state, state))
+    given = given.map(beside, new)
+    if p.index.shape[1] <= self.most: return p, given
+    return _places(p, given, p.strength.detach().argsort(dim=-1, descending=True, stable=True)[:, :self.most])
 
 # %% ../../nbs/layers/interaction.ipynb #9bcb1eb4
 @patch
-def trim(self: Interaction, pattern, drive):
+def trim(self: Interaction, pattern, given):
     "Cut off places that are empty in every row, in eights"
     most = -(-int(pattern.count().amax()) // 8) * 8 if len(pattern.index) else 0
-    if most >= pattern.index.shape[1]: return pattern, drive
-    return _places(pattern, drive, pattern.strength.argsort(dim=-1, descending=True, stable=True)[:, :most])
+    if most >= pattern.index.shape[1]: return pattern, given
+    return _places(pattern, given, pattern.strength.argsort(dim=-1, descending=True, stable=True)[:, :most])
 
 # %% ../../nbs/layers/interaction.ipynb #df0ce032
 @patch
-def exchange(self: Interaction, pattern: Pattern, weights: bool = False): # should the weights [b h k k] be returned too?
-    "Messages between the active neurons, [b k d]"
+def exchange(self: Interaction,
+    pattern: Pattern,
+    weights: bool = False,       # hand out the weights [b h k k] in place of the messages
+    given: _Given | None = None, # of its neurons, where that is at hand
+) -> torch.Tensor:               # [b k d]
+    "Messages between the active neurons"
     q, k, v = (split_heads(o, self.h) for o in self.speak(_unit_rms(pattern.state)).chunk(3, -1))
-    sides = [None if o is None else o.transpose(1, 2) for o in self.pool.partners(pattern.index)]
+    sides = self.pool.partners(pattern.index) if given is None else (given.receive, given.send)
+    sides = [None if o is None else o.transpose(1, 2) for o in sides]
     if weights: return messages_reference(q, k, v, pattern.strength, *sides)[1]
     return messages(q, k, v, pattern.strength, *sides).transpose(1, 2).flatten(2)
 
 @patch
 def step(self: Interaction,
     pattern: Pattern,
-    drive: torch.Tensor, # [b k d]
+    given: _Given,       # of its neurons
     query: torch.Tensor, # of the text [b d]
 ) -> Pattern:
     "Messages, new states, new strengths"
     x, a = pattern.state, pattern.strength
-    x = x + self.damping * (self.update(x, self.exchange(pattern) + drive) - x)
-    field, _ = self.field(pattern, query)
+    x = x.lerp(self.update(x, self.exchange(pattern, given=given) + given.drive), self.damping)
+    field = self.field(pattern, query, given.send)
     z = field.gather(1, pattern.index) + x @ self.excite - self.offset
     if self.calm is not None: z = z - F.softplus(self.calm) * a.sum(-1, keepdim=True) / self.most
-    new = a + self.damping * (z.sigmoid() - a)
+    new = a.lerp(z.sigmoid(), self.damping)
     new = torch.where((a > 0) & (new >= self.threshold), new, 0.)
     return Pattern(pattern.position, pattern.index, new, torch.where(new[..., None] > 0, x, 0.))
 
@@ -288,18 +312,20 @@ def forward(self: Interaction,
     steps = self.steps if steps is None else steps
     free = min(steps, max(0, steps - self.gradient_steps)) if self.gradient_steps else 0
     said, start = self.read(text, mask), pattern
-    with torch.no_grad() if free else nullcontext(): p, drive = self.wake(text, said, start)
+    with torch.no_grad() if free else nullcontext(): p, given = self.wake(text, said, start)
     if trace is not None: trace.append(Moment(p, p.strength.new_ones(len(text))))
     self._count(text, steps, p, start)
+    learns = self.training and steps and torch.is_grad_enabled()
     for i in range(steps):
-        if free and i == free: p, drive = p.detach(), self.drive(p.index, said) # from here on with gradient
+        if free and i == free: p, given = p.detach(), self.given(p.index, said) # from here on with gradient
         with torch.no_grad() if i < free else nullcontext():
-            p, drive = self.recruit(p, drive, said, self.part(i), i)
-            q = self.step(p, drive, said.query)
-        p, left = self.settle(p, q, i)
+            p, given = self.recruit(p, given, said, self.part(i), i)
+            q = self.step(p, given, said.query)
+        left = moved(p, q) if trace is not None or self.tolerance or learns and i == steps - 1 else None # who asks?
+        p = self.settle(p, q, left, i)
         if trace is not None: trace.append(Moment(p, left))
         if self.tolerance and i + 1 >= self.recruitments and (left <= self.tolerance).all(): break
-    if self.training and steps and torch.is_grad_enabled(): self.kept.put((left, p.strength))
+    if learns: self.kept.put((left, p.strength))
     n = text.shape[1] if mask is None else mask.sum(-1)
     return replace(p, position=p.position + n)
 
@@ -307,12 +333,12 @@ def forward(self: Interaction,
 def wake(self: Interaction, text, said, start):
     "The first neurons, beside those that are awake already"
     p = self.fresh(len(text), text) if start is None else start
-    drive = p.state if start is None else self.drive(p.index, said)
-    field, query = self.field(p, said.query)
-    index = self.pool.choose(field, self.first, self.pool.key(query), p)
-    p, drive = self.admit(p, drive, index, field, said)
+    given = None if start is None else self.given(p.index, said)
+    field = self.field(p, said.query, None if given is None else given.send)
+    index = self.pool.choose(field, self.first, self.pool.key(said.query), p)
+    p, given = self.admit(p, given, index, field, said)
     self.pool.note(index, p)
-    return self.trim(p, drive) if self.adaptive and not self.training and start is None else (p, drive)
+    return self.trim(p, given) if self.adaptive and not self.training and start is None else (p, given)
 
 @patch
 def part(self: Interaction, i: int) -> int: # number of the step
@@ -321,22 +347,21 @@ def part(self: Interaction, i: int) -> int: # number of the step
     return room // self.recruitments + (i < room % self.recruitments) if i < self.recruitments else 0
 
 @patch
-def recruit(self: Interaction, p, drive, said, part, i): # how many; number of the step
+def recruit(self: Interaction, p, given, said, part, i): # how many; number of the step
     "Call in neurons"
-    if self.recruitment == "off" or not part: return p, drive
-    field, _ = self.field(p, said.query)
+    if self.recruitment == "off" or not part: return p, given
+    field = self.field(p, said.query, given.send)
     key = self.pool.key(said.query)
     wanted = field if self.recruitment == "field" else self.pool.dice(key + i + 1)
-    return self.admit(p, drive, self.pool.choose(wanted, part, key, p), field, said)
+    return self.admit(p, given, self.pool.choose(wanted, part, key, p), field, said)
 
 @patch
-def settle(self: Interaction, before: Pattern, after: Pattern, i: int): # number of the step
-    "The step and its residual; rows that have settled are left where they are"
-    left = moved(before, after)
-    if not self.tolerance or i < self.recruitments: return after, left
-    rest = moved(before, after).detach() <= self.tolerance
+def settle(self: Interaction, before: Pattern, after: Pattern, left, i: int) -> Pattern: # residual [b], number of the step
+    "The step; rows that have settled are left where they are"
+    if not self.tolerance or i < self.recruitments: return after
+    rest = left.detach() <= self.tolerance
     keep = lambda old, new: torch.where(rest.view(-1, *[1] * (old.ndim - 1)), old, new)
-    return Pattern(after.position, after.index, keep(before.strength, after.strength), keep(before.state, after.state)), left
+    return Pattern(after.position, after.index, keep(before.strength, after.strength), keep(before.state, after.state))
 
 # %% ../../nbs/layers/interaction.ipynb #0013bb20
 settled = 5e-4 # residual from which on there is no penalty
@@ -354,7 +379,7 @@ def take_losses(self: Interaction) -> dict: # "pool_residual" nats, "pool_activi
 def _count(self: Interaction, text, steps, p, start):
     "Note the work of a call"
     (b, t, d), n, pool = text.shape, self.pool.n, self.pool
-    r = 0 if (q := pool.partners(torch.zeros(0, dtype=torch.long, device=text.device))[0]) is None else q.shape[-1]
+    r = sum(o.shape[1] for o in (pool.send, pool.traces) if o is not None) // self.h
     wide = -(-(d // self.h + r + 1) // 8) * 8
     parts = 3 if self.update.kind == "gru" else 1
     field = lambda k: k * d + d * d + n * d + (k + n) * self.h * r

@@ -96,7 +96,7 @@ class NeuronPool(nn.Module):
 # %% ../../nbs/layers/pool.ipynb #d285e709
 @patch
 def partners(self: NeuronPool,
-    index: torch.Tensor, # neurons [...]
+    index: torch.Tensor | slice, # neurons [...]
 ) -> tuple:              # what they listen to and what they send, [... h r] each; None, None without connections
     "Both sides of the connections of some neurons"
     parts = [(self.receive[index], self.send[index])] if self.send is not None else []
@@ -104,7 +104,8 @@ def partners(self: NeuronPool,
         q = self.traces[index].unflatten(-1, (self.h, -1)) * self.n**.5
         parts.append(((q * self.hebb_gain[:, None]).flatten(-2), q.flatten(-2)))
     if not parts: return None, None
-    return tuple(torch.cat([o.unflatten(-1, (self.h, -1)) for o in side], -1) for side in zip(*parts))
+    sides = [[o.unflatten(-1, (self.h, -1)) for o in side] for side in zip(*parts)]
+    return tuple(o[0] if len(o) == 1 else torch.cat(o, -1) for o in sides)
 
 @patch
 def connection(self: NeuronPool,
@@ -119,9 +120,10 @@ def connection(self: NeuronPool,
 @patch
 def heard(self: NeuronPool,
     pattern: Pattern,
+    send: torch.Tensor | None = None, # what its neurons send [b k h r], where that is at hand
 ) -> torch.Tensor | None: # [b h r], or None without connections
     "What the active neurons send, averaged by strength"
-    a, v = pattern.strength, self.partners(pattern.index)[1]
+    a, v = pattern.strength, self.partners(pattern.index)[1] if send is None else send
     return None if v is None else torch.einsum("bk,bkhr->bhr", a, v) / (a.sum(-1)[:, None, None] + 1e-3)
 
 @patch
@@ -132,7 +134,7 @@ def field(self: NeuronPool,
     "What drives every neuron of the pool"
     f = query @ self.signature.T
     if heard is None: return f
-    listening = self.partners(torch.arange(self.n, device=query.device))[0]
+    listening = self.partners(slice(None))[0]
     return f + heard.flatten(1) @ listening.flatten(1).T / self.h
 
 # %% ../../nbs/layers/pool.ipynb #d842cfda
@@ -148,7 +150,7 @@ def dice(self: NeuronPool,
     key: torch.Tensor, # [b] int64
 ) -> torch.Tensor:     # [b n] in [0, 1), double precision
     "A random number per neuron, fixed for each key"
-    return self.order[(torch.arange(self.n, device=key.device) + key[:, None]) % self.n]
+    return self.order.repeat(2).unfold(0, self.n, 1)[key % self.n] # one list, begun at another place for each key
 
 @patch
 def choose(self: NeuronPool,
