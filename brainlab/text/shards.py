@@ -6,7 +6,7 @@ Docs: https://brainlab.github.io/brainlab/text/shards.html.md"""
 
 # %% auto #0
 __all__ = ['format_version', 'rules_version', 'dtype_for', 'write_shards', 'Shards', 'split_by_hash', 'split_files',
-           'split_by_place', 'prepare']
+           'split_by_place', 'tokenizer_for', 'prepare']
 
 # %% ../../nbs/text/shards.ipynb #c17b0173
 import hashlib, json, math, unicodedata
@@ -279,6 +279,14 @@ def _tokenizer_or_size(spec):
     if kind != "train" and Path(spec).exists(): return BrainTokenizer.load(spec)
     raise UsageError(f"Unknown tokenizer '{spec}'; give 'train:2048' (a size below ten million), 'bytes', 'shipped' or the path of a tokenizer.json.")
 
+def tokenizer_for(
+    spec,  # `train:SIZE`, `bytes`, `shipped`, a path, or a BrainTokenizer
+    texts, # function that yields the texts to learn from, where one is to be trained
+) -> BrainTokenizer:
+    "The tokenizer that `spec` asks for"
+    tok = _tokenizer_or_size(spec)
+    return BrainTokenizer.train(texts(), tok) if isinstance(tok, int) else tok
+
 def _documents(files, rejected, fields):
     "Documents of files: each text of a record, each running text as a whole that comes in pieces"
     for path in files:
@@ -380,6 +388,6 @@ def prepare(
         inputs = dict(rules=rules_version, files=_fingerprint(source, fields), fields=list(fields or ["text"]), tokenizer=tok.hash if isinstance(tok, BrainTokenizer) else f"train:{tok}", seed=seed, val_fraction=val_fraction)
         if found := _existing(out, inputs): return found
         splits = _divide(source, val_fraction, seed, rejected := {}, fields)
-        if isinstance(tok, int): tok = BrainTokenizer.train((text for text, _ in _parts(splits()["train"])), tok)
+        tok = tokenizer_for(tokenizer, lambda: (text for text, _ in _parts(splits()["train"])))
         rejected.clear()
         return write_shards(splits(), out, tok, dict(inputs=inputs, rejected=rejected))

@@ -130,9 +130,9 @@ def _object(line):
     except (ValueError, RecursionError): return None, "not JSON"
     return (record, None) if isinstance(record, dict) else (None, "not an object")
 
-def _texts_of(record, fields):
+def _texts_of(record, fields, labels=()):
     "(texts, None) of one record, or (None, reason)"
-    texts = tuple(record.get(o) for o in fields)
+    texts = tuple(str(record[o]) if o in labels and isinstance(record.get(o), (bool, int, float)) else record.get(o) for o in fields)
     for field, text in zip(fields, texts):
         if text is None: return None, f"no field '{field}'"
         if not isinstance(text, str): return None, f"{field} is not a string"
@@ -171,11 +171,12 @@ def records(
     path,                            # a .jsonl, .tsv or .csv file, may be packed with gzip
     rejected: Counter | None = None, # counts bad lines by reason; None makes the first one an error
     fields: tuple = ("text",),       # fields that hold documents
+    labels: tuple = (),              # those of the fields in which a number is as good as a text
 ):                                   # yields tuples of str, one text per field
     "The documents of each record of a file"
     path = Path(path)
     for n, record, reason in (_json_rows if ".jsonl" in path.suffixes[-2:] else _table_rows)(path, fields):
-        texts, reason = _texts_of(record, fields) if reason is None else (None, reason)
+        texts, reason = _texts_of(record, fields, labels) if reason is None else (None, reason)
         if reason is None: yield texts
         elif rejected is None: raise BrainlabError(f"'{path}' line {n}: {reason}; expected a record with text in {' and '.join(repr(o) for o in fields)}; name other fields with --field.")
         else: rejected[reason] += 1
