@@ -36,7 +36,7 @@ def ran(tmp_path_factory):
     return run
 
 
-def test_there_are_notebooks(): assert {"runs/train.ipynb", "runs/nightly.ipynb", "tutorials/watching.ipynb", "evidence/selective_scan.ipynb"} <= set(NAMES)
+def test_there_are_notebooks(): assert {"runs/train.ipynb", "runs/train_sprout.ipynb", "runs/nightly.ipynb", "tutorials/watching.ipynb", "evidence/selective_scan.ipynb"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

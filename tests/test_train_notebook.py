@@ -180,3 +180,53 @@ def test_nights(train, tmp_path, capsys):
     assert train(**run, keep="2")[0] == 0
     last = json.loads((nights/"history.jsonl").read_text().splitlines()[-1])
     assert last["start"] == "2001-01-03" and (nights/"2001-01-01").is_dir()
+
+
+# Sprout's tasks
+
+def test_sprout_refuses(train, tmp_path):
+    "An unknown task, and a table without the column"
+    code, err = train(notebook="train_sprout", task="clasify")
+    assert code == 2 and "Unknown task 'clasify'" in err and "did you mean 'classify'" in err
+    (tmp_path/"rated.tsv").write_text("review\tlabel\ngood\t1\nbad\t0\n")
+    code, err = train(notebook="train_sprout", task="classify", source=tmp_path/"rated.tsv")
+    assert code == 2 and "has no column 'text'; it has review, label" in err and "-p text_field" in err
+
+
+def rated(folder):
+    "A table of labelled texts"
+    (folder/"rated.tsv").write_text("review\tlabel\n" + "".join(f"{word} 영화 {i}\t{label}\n" for i in range(30) for word, label in (("좋은", 1), ("나쁜", 0))))
+    return dict(source=folder/"rated.tsv", text_field="review", tokenizer="bytes")
+
+
+def asked(folder):
+    "A file of questions"
+    rows = [(f"{i}번 방에 고양이가 있다.", f"{i}번 방에 있는 것은?", "고양이") for i in range(40)]
+    data = [dict(title=c, paragraphs=[dict(context=c, qas=[dict(question=q, answers=[dict(text=a, answer_start=c.index(a))])])]) for c, q, a in rows]
+    (folder/"asked.json").write_text(json.dumps(dict(data=data)))
+    return dict(source=folder/"asked.json", length="80", smoke="false", minutes="0", steps="6", batch="2")
+
+
+def scored(folder, task, known):
+    "The score of a run, whose model opens with its tokenizer"
+    import brainlab
+    score, net = json.loads((folder/"score.json").read_text())["score"], brainlab.load(folder)
+    assert score["task"] == task and score["n"] > 0 and 0 <= score[known] <= 1
+    assert net.tokenizer.vocab_size == net.config.vocab_size and getattr(net.config, "task", "write") == task
+
+
+def test_sprout_from_classes_to_answers(train, tmp_path):
+    "A run from files to a score; the same command goes on where it stopped; its encoder then learns another task"
+    run = dict(notebook="train_sprout", task="classify", run_dir=tmp_path/"classes", **rated(tmp_path))
+    assert train(**run)[0] == 0
+    scored(tmp_path/"classes", "classify", "accuracy")
+    assert train(**run, steps="8", override='["training"]')[0] == 0
+    assert [r["step"] for r in read_metrics(tmp_path/"classes") if "loss" in r] == list(range(1, 9))
+    assert train(notebook="train_sprout", task="answer", run_dir=tmp_path/"answers", start=tmp_path/"classes", **asked(tmp_path))[0] == 0
+    assert "fresh: " in printed(tmp_path) and "embed" not in printed(tmp_path)
+    scored(tmp_path/"answers", "answer", "f1")
+
+
+def test_sprout_writes(train, tmp_path):
+    assert train(notebook="train_sprout", task="write", run_dir=tmp_path/"run", tokenizer="bytes")[0] == 0
+    scored(tmp_path/"run", "write", "accuracy")

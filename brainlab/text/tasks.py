@@ -72,7 +72,7 @@ class NextLoader(_Around):
         "Validation windows in order"
         for x, y in self.loader.windows(max_windows): yield x, y[:, -1].contiguous()
 
-# %% ../../nbs/text/tasks.ipynb #2e633ef5
+# %% ../../nbs/text/tasks.ipynb #2d956994
 class MaskedLoader(_Around):
     "Rows of text with gaps, and what stood in them"
     def __init__(self,
@@ -90,6 +90,26 @@ class MaskedLoader(_Around):
         self.share, self.masked, self.replaced, self.mask_id = share, masked, replaced, tokenizer.mask_id
         self.special = self.token_bytes == 0           # tokens that spell nothing [v]
         self.ordinary = np.flatnonzero(~self.special)  # what a random token is drawn from
+
+    def batch(self,
+        step: int, # any number from 0 on, in any order
+    ) -> tuple:    # inputs and targets, int64 [b/world t] each
+        "This process's rows of the batch of a step"
+        x, _ = self.loader.batch(step)
+        return self._hidden(x, self.seed, "gaps", step, self.rank * len(x))
+
+    def windows(self,
+        max_windows: int | None = None, # None covers the split
+    ):                                  # yields inputs and targets [b t]
+        "Validation windows in order, with the same gaps in every evaluation of every run"
+        n = 0
+        for x, _ in self.loader.windows(max_windows):
+            yield self._hidden(x, 0, "windows", 0, n)
+            n += len(x)
+
+    def _hidden(self, x, seed, purpose, step, first):
+        "Gaps by the numbers of each row, counted from `first`"
+        return self.hide(x, np.stack([_words(seed, f"{self.split} {purpose}", step, first + i, 3 * x.shape[1]).reshape(3, -1) for i in range(len(x))]))
 
 @patch
 def _chosen(self: MaskedLoader, x, words):
@@ -111,29 +131,9 @@ def hide(self: MaskedLoader,
     said = np.where(dice < self.masked, self.mask_id, np.where(dice < self.masked + self.replaced, other, x))
     return torch.from_numpy(np.where(chosen, said, x)), torch.from_numpy(np.where(chosen, x, IGNORED))
 
-# %% ../../nbs/text/tasks.ipynb #4fd1c21a
-@patch
-def batch(self: MaskedLoader,
-    step: int, # any number from 0 on, in any order
-) -> tuple:    # inputs and targets, int64 [b/world t] each
-    "This process's rows of the batch of a step"
-    x, _ = self.loader.batch(step)
-    first = self.rank * len(x)
-    return self.hide(x, np.stack([_words(self.seed, f"{self.split} gaps", step, first + i, 3 * x.shape[1]).reshape(3, -1) for i in range(len(x))]))
-
-@patch
-def windows(self: MaskedLoader,
-    max_windows: int | None = None, # None covers the split
-):                                  # yields inputs and targets [b t]
-    "Validation windows in order, with the same gaps in every evaluation of every run"
-    n = 0
-    for x, _ in self.loader.windows(max_windows):
-        yield self.hide(x, np.stack([_words(0, f"{self.split} windows", 0, n + i, 3 * x.shape[1]).reshape(3, -1) for i in range(len(x))]))
-        n += len(x)
-
-# %% ../../nbs/text/tasks.ipynb #491892ba
+# %% ../../nbs/text/tasks.ipynb #560f1fde
 class RowLoader:
-    "Batches of rows of different length; a loader with rows of its own says what they are in `_rows`"
+    "Batches of rows of different length; a loader with rows of its own says what they are in `_batch_of`"
     def __init__(self,
         n: int,                    # rows there are
         tokenizer: BrainTokenizer,
@@ -166,7 +166,7 @@ class RowLoader:
         "This process's rows of the batch of a step"
         share = self.rows // self.world
         mine = slice(self.rank * share, (self.rank + 1) * share)
-        return self._rows(self.picks(step)[mine], _words(self.seed, f"{self.split} places", step, 0, self.rows)[mine])
+        return self._batch_of(self.picks(step)[mine], _words(self.seed, f"{self.split} places", step, 0, self.rows)[mine])
 
     def padded(self, rows: list) -> torch.Tensor: # lists of tokens -> [b t]
         "Rows filled up to the longest"
@@ -174,7 +174,7 @@ class RowLoader:
         for i, o in enumerate(rows): x[i, :len(o)] = o
         return torch.from_numpy(x)
 
-# %% ../../nbs/text/tasks.ipynb #f17c1781
+# %% ../../nbs/text/tasks.ipynb #c2ea66ea
 class LabelledLoader(RowLoader):
     "Texts and their classes"
     def __init__(self,
@@ -212,14 +212,14 @@ class LabelledLoader(RowLoader):
 
     def text(self, i): "Tokens of row `i`"; return self.tokens[self.ends[i - 1] if i else 0:self.ends[i]]
 
-    def _rows(self, picks, words=None): return self.padded([self.text(i) for i in picks]), torch.from_numpy(self.labels[picks])
+    def _batch_of(self, picks, words=None): return self.padded([self.text(i) for i in picks]), torch.from_numpy(self.labels[picks])
 
     def windows(self,
         max_windows: int | None = None, # most texts; None takes all
     ):                                  # yields inputs [b t] and classes [b]
         "Texts in order, evenly spread where not all are taken"
         picks = _spread(self.n, max_windows)
-        for i in range(0, len(picks), self.rows): yield self._rows(picks[i:i + self.rows])
+        for i in range(0, len(picks), self.rows): yield self._batch_of(picks[i:i + self.rows])
 
 # %% ../../nbs/text/tasks.ipynb #21e85aad
 def read_labelled(
@@ -304,7 +304,7 @@ def _start(self: AnswerLoader, i, word):
     low, high = max(0, last + 1 - self.room(i)), min(first, most)
     return int(low + word % np.uint64(high - low + 1)) if low <= high else min(int(first), most)
 
-# %% ../../nbs/text/tasks.ipynb #aba64091
+# %% ../../nbs/text/tasks.ipynb #8f36f447
 @patch
 def row(self: AnswerLoader,
     i: int,     # question
@@ -324,7 +324,7 @@ def read(self: AnswerLoader,
     return self.padded(tokens), torch.tensor(targets)
 
 @patch
-def _rows(self: AnswerLoader, picks, words): return self.read([(int(i), self._start(i, w)) for i, w in zip(picks, words)])
+def _batch_of(self: AnswerLoader, picks, words): return self.read([(int(i), self._start(i, w)) for i, w in zip(picks, words)])
 
 @patch
 def looks(self: AnswerLoader,
