@@ -16,23 +16,22 @@ from torch.autograd.function import once_differentiable
 from ..core.errors import BrainlabError
 from .launch import at, available, dot, fitted, jit, launch, numerics, tl, triton
 
-# %% ../../nbs/kernels/pool_triton.ipynb #fa935e0b
+# %% ../../nbs/kernels/pool_triton.ipynb #eb826e47
 def update_reference(
     x: torch.Tensor, # states [... d]
-    m: torch.Tensor, # messages [... d]
-    e: torch.Tensor, # drives [... d]
+    u: torch.Tensor, # what comes in, message and drive [... d]
     heard: torch.Tensor,  # W_z, W_r, W_c [3d d]
     bias: torch.Tensor,   # [3d]
     held: torch.Tensor,   # U_z, U_r, U_c [3d d]
     excite: torch.Tensor, # w [d]
 ) -> tuple:          # new states [... d], what they add to the strength [...]
     "As the equation stands"
-    (zn, rn, cn), (zo, ro, co) = ((m + e) @ heard.T + bias).chunk(3, -1), (x @ held.T).chunk(3, -1)
+    (zn, rn, cn), (zo, ro, co) = (u @ heard.T + bias).chunk(3, -1), (x @ held.T).chunk(3, -1)
     c = (cn + (rn + ro).sigmoid() * co).tanh()
     y = c + (zn + zo).sigmoid() * (x - c)
     return y, y @ excite
 
-# %% ../../nbs/kernels/pool_triton.ipynb #b85dba72
+# %% ../../nbs/kernels/pool_triton.ipynb #d15fb141
 def example(
     *rows: int, # b, k
     d: int = 5, # width
@@ -43,9 +42,9 @@ def example(
     gen = torch.Generator().manual_seed(seed)
     rand = lambda *shape: torch.randn(*shape, generator=gen, dtype=torch.double)
     weights = (rand(3 * d, d) * d**-.5, rand(3 * d), rand(3 * d, d) * d**-.5, rand(d) * d**-.5)
-    return tuple(o.to(dtype) for o in (*(rand(*rows, d) for _ in range(3)), *weights))
+    return tuple(o.to(dtype) for o in (*(rand(*rows, d) for _ in range(2)), *weights))
 
-# %% ../../nbs/kernels/pool_triton.ipynb #76048eea
+# %% ../../nbs/kernels/pool_triton.ipynb #ef5e063a
 BLOCKS = dict(BLOCK_R=128, BLOCK_D=64, BLOCK_K=32, num_warps=8, num_stages=3)
 
 @jit
@@ -62,7 +61,7 @@ def _weights(p, part, k, d, D):
 def _number(p, part, d, D): return tl.load(p + part * D + d, mask=d < D, other=0.).to(tl.float32)[None, :]
 
 @jit
-def _gates(x, m, e, heard, bias, held, row, R, d, D, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+def _gates(x, u, heard, bias, held, row, R, d, D, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
     "z, r, c and U_c x of some rows and columns, in fp32"
     z = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
     r = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
@@ -71,7 +70,7 @@ def _gates(x, m, e, heard, bias, held, row, R, d, D, BLOCK_R: tl.constexpr, BLOC
     for lo in range(0, D, BLOCK_K):
         k = lo + tl.arange(0, BLOCK_K)
         xs = _tile(x, row, R, k, D)
-        us = (_tile(m, row, R, k, D).to(tl.float32) + _tile(e, row, R, k, D).to(tl.float32)).to(x.dtype.element_ty)
+        us = _tile(u, row, R, k, D)
         z = dot(us, _weights(heard, 0, k, d, D), z, PRECISION, UPCAST)
         z = dot(xs, _weights(held, 0, k, d, D), z, PRECISION, UPCAST)
         r = dot(us, _weights(heard, 1, k, d, D), r, PRECISION, UPCAST)
@@ -83,21 +82,21 @@ def _gates(x, m, e, heard, bias, held, row, R, d, D, BLOCK_R: tl.constexpr, BLOC
     return tl.sigmoid(z + _number(bias, 0, d, D)), r, c, o
 
 @jit
-def _update(x, m, e, heard, bias, held, excite, y, parts, R, D, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+def _update(x, u, heard, bias, held, excite, y, parts, R, D, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    z, r, c, o = _gates(x, m, e, heard, bias, held, row, R, d, D, BLOCK_R, BLOCK_D, BLOCK_K, PRECISION, UPCAST)
+    z, r, c, o = _gates(x, u, heard, bias, held, row, R, d, D, BLOCK_R, BLOCK_D, BLOCK_K, PRECISION, UPCAST)
     new = c + z * (_tile(x, row, R, d, D).to(tl.float32) - c)
     tl.store(y + at(row, D)[:, None] + d[None, :], new, mask=(row < R)[:, None] & (d < D)[None, :])
     tl.store(parts + tl.program_id(1) * R + row, tl.sum(new * _number(excite, 0, d, D), 1), mask=row < R)
 
-# %% ../../nbs/kernels/pool_triton.ipynb #5a3cb5ff
+# %% ../../nbs/kernels/pool_triton.ipynb #a6565d30
 @jit
-def _update_backward(x, m, e, heard, bias, held, excite, dy, ds, grads, dx, R, D, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+def _update_backward(x, u, heard, bias, held, excite, dy, ds, grads, dx, R, D, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
                      PRECISION: tl.constexpr, UPCAST: tl.constexpr):
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    z, r, c, o = _gates(x, m, e, heard, bias, held, row, R, d, D, BLOCK_R, BLOCK_D, BLOCK_K, PRECISION, UPCAST)
+    z, r, c, o = _gates(x, u, heard, bias, held, row, R, d, D, BLOCK_R, BLOCK_D, BLOCK_K, PRECISION, UPCAST)
     inside = (row < R)[:, None] & (d < D)[None, :]
     g = _tile(dy, row, R, d, D).to(tl.float32) + tl.load(ds + row, mask=row < R, other=0.).to(tl.float32)[:, None] * _number(excite, 0, d, D)
     dc = g * (1 - z) * (1 - c * c)
@@ -117,8 +116,8 @@ def _sizes(x):
 class _Updated(torch.autograd.Function):
     "Keeps its arguments and the new states"
     @staticmethod
-    def forward(ctx, x, m, e, heard, bias, held, excite):
-        args = tuple(o.contiguous() for o in (x, m, e, heard, bias, held, excite))
+    def forward(ctx, x, u, heard, bias, held, excite):
+        args = tuple(o.contiguous() for o in (x, u, heard, bias, held, excite))
         grid, sizes = _sizes(args[0])
         y, parts = torch.empty_like(args[0]), x.new_empty(grid[1], len(x), dtype=torch.float32)
         launch(_update, grid, *args, y, parts, **sizes)
@@ -129,20 +128,20 @@ class _Updated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy, ds):
         *args, y = ctx.saved_tensors
-        (x, m, e, heard, _, held, _), (grid, sizes), d = args, _sizes(args[0]), args[0].shape[1]
+        (x, u, heard, _, held, _), (grid, sizes), d = args, _sizes(args[0]), args[0].shape[1]
         grads, dx, ds = x.new_empty(len(x), 4 * d), torch.empty_like(x), ds.contiguous()
         launch(_update_backward, grid, *args, dy.contiguous(), ds, grads, dx, **sizes)
         for_heard, for_held = grads[:, :3 * d], grads[:, d:] # c z r, and z r o
         du = for_heard @ heard.roll(d, 0)
-        return (torch.addmm(dx, for_held, held), du, du, (for_heard.T @ (m + e)).roll(-d, 0), for_heard.sum(0).roll(-d), for_held.T @ x, ds @ y)
+        return (torch.addmm(dx, for_held, held), du, (for_heard.T @ u).roll(-d, 0), for_heard.sum(0).roll(-d), for_held.T @ x, ds @ y)
 
-def update_triton(x, m, e, heard, bias, held, excite): # as `update_reference`
+def update_triton(x, u, heard, bias, held, excite): # as `update_reference`
     "One kernel forward, one and four products backward"
     flat = lambda o: o.reshape(-1, o.shape[-1])
-    y, s = _Updated.apply(flat(x), flat(m), flat(e), heard, bias, held, excite)
+    y, s = _Updated.apply(flat(x), flat(u), heard, bias, held, excite)
     return y.view(x.shape), s.view(x.shape[:-1])
 
-# %% ../../nbs/kernels/pool_triton.ipynb #a3210365
+# %% ../../nbs/kernels/pool_triton.ipynb #978d3a7a
 _close = {torch.float32: 1e-4, torch.bfloat16: .03, torch.float16: .005} # of a result's size; fp32 with TF32 is not this close
 
 def check_update(
@@ -156,7 +155,7 @@ def check_update(
     back = [torch.randn(o.shape, generator=gen).to(o) for o in got]
     got += torch.autograd.grad(got, leaves, back)
     want += torch.autograd.grad(want, exact, [o.double() for o in back])
-    for name, a, b in zip(("state", "strength", "dx", "dm", "de", "dheard", "dbias", "dheld", "dexcite"), got, want):
+    for name, a, b in zip(("state", "strength", "dx", "du", "dheard", "dbias", "dheld", "dexcite"), got, want):
         if a.shape != b.shape: raise BrainlabError(f"{name} has the shape {list(a.shape)}, expected {list(b.shape)}.")
         gap = (a.double() - b).norm() / b.norm().clamp(min=.25 * b.numel()**.5) if b.numel() else torch.zeros(()) # single numbers may be near 0
         if not gap < _close[args[0].dtype]: raise BrainlabError(f"{name} is off by {gap:.2g} of its size.")
@@ -174,13 +173,13 @@ def pool_update(
 
 _forced = False # Triton on a CPU too, in its interpreter; for tests
 
-# %% ../../nbs/kernels/pool_triton.ipynb #aacb5dbc
+# %% ../../nbs/kernels/pool_triton.ipynb #d33f0966
 AWKWARD = (((1, 1), 1), ((2, 3), 5), ((1, 2), 16), ((3, 21), 33), ((0, 4), 8), ((2, 0), 3), ((2, 40), 64), ((1, 130), 20))
 
 def _check_strided(device, dtype):
     "Arguments that are parts of wider tensors"
-    x, m, e, *weights = (o.to(device) for o in example(2, 7, d=12, dtype=dtype))
-    wide = torch.stack([x, m, e], -2).transpose(0, 1)
+    x, u, *weights = (o.to(device) for o in example(2, 7, d=12, dtype=dtype))
+    wide = torch.stack([x, u], -2).transpose(0, 1)
     check_update((*wide.unbind(-2), *weights))
 
 def _check_large(device, dtype): check_update(tuple(o.to(device) for o in example(64, 256, d=256, dtype=dtype)))

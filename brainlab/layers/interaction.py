@@ -76,12 +76,12 @@ class Update(nn.Module):
         z, r = (gn + go).sigmoid().chunk(2, -1)
         return torch.addcmul(cn, r, co).tanh().lerp(x.to(z.dtype), z)
 
-    def driven(self, x, message, drive, excite): # [b k d] each, [d] -> [b k d], [b k]
+    def driven(self, x, heard, excite): # [b k d] each, [d] -> [b k d], [b k]
         "The new state, and what it adds to the neuron's own strength; one kernel on a GPU that has it"
         if self.kind == "gru" and x.is_cuda:
             from brainlab.kernels.pool_triton import pool_update
-            if found := pool_update(x, message, drive, self.heard.weight, self.heard.bias, self.held.weight, excite): return found
-        y = self(x, message + drive)
+            if found := pool_update(x, heard, self.heard.weight, self.heard.bias, self.held.weight, excite): return found
+        y = self(x, heard)
         return y, y @ excite
 
 def _towards(a, b, share): return b if share == 1 else a + share * (b - a)
@@ -285,7 +285,7 @@ def step(self: Interaction,
 ) -> Pattern:
     "Messages, new states, new strengths"
     x, a = pattern.state, pattern.strength
-    y, own = self.update.driven(x, self.exchange(pattern, given=given), given.drive, self.excite)
+    y, own = self.update.driven(x, self.exchange(pattern, given=given) + given.drive, self.excite)
     x, own = _towards(x, y, self.damping), own if self.damping == 1 else _towards(x @ self.excite, own, self.damping)
     field = self.field(pattern, query, given.send)
     z = field.gather(1, pattern.index) + own - self.offset
