@@ -113,3 +113,15 @@ def test_odd_scans_compile():
         check_scan(ssd, ssd_triton, dtype=torch.float16, b=1, t=1, h=1, w=1, g=1, n=1)
         check_scan(selective_scan, selective_scan_triton, dtype=torch.float16, b=1, t=3, d=3, n=3)
     """)
+
+
+def test_update_of_a_pool_uses_the_machine():
+    said = compiled("""
+        from brainlab.kernels import pool_triton
+        pool_triton.launch = compile_only
+        run = lambda *rows, **kind: sum(o.sum() for o in pool_triton.update_triton(*(o.requires_grad_() for o in pool_triton.example(*rows, **kind)))).backward()
+        run(2, 256, d=256, dtype=torch.bfloat16)
+        for name, k in sorted(built.items()): print(name, "wgmma" in k.asm["ptx"], "cp.async" in k.asm["ptx"], "atom." in k.asm["ptx"], k.metadata.shared <= 227 * 1024)
+        run(1, 3, d=33, dtype=torch.float16)
+    """)
+    assert [r.split() for r in said.splitlines()] == [[name, "True", "True", "False", "True"] for name in ("_update", "_update_backward")], said

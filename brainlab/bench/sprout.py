@@ -17,9 +17,9 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
-# %% ../../nbs/bench/sprout.ipynb #81357408
+# %% ../../nbs/bench/sprout.ipynb #3fad0b13
 from .records import record
-from .rivals import compare, graphed, medians, need_cuda, per_call
+from .rivals import compare, graphed, medians, per_call
 from .roofline import roofline
 from ..core.cost import PeakMemory
 from ..core.errors import BrainlabError
@@ -130,7 +130,7 @@ def dense_pool(
     m.load_state_dict(layer.state_dict())
     return m.to(p.signature).eval()
 
-# %% ../../nbs/bench/sprout.ipynb #9805d746
+# %% ../../nbs/bench/sprout.ipynb #b6e3f8bd
 def _texts(f, x, most): # of the largest batch that runs
     "The first texts, as many as fit and at most `most`"
     while most:
@@ -175,16 +175,16 @@ def speed(
         layer(x); work = layer.executed() # last, so that it is that of all texts
         ts = compare({n: f for n, (f, _) in fs.items()}, rounds, warmup=1, seconds=.005, cuda=cuda)
     ts = {n: per_call(o, fs[n][1]) for n, o in ts.items()}
-    share = roofline(device, dtype).floor_us(work.weight_bytes, work.macs) / b / ts["gathered"].median_us
-    note = dict(share_of_roofline=round(share, 3), shape=sizes | dict(b=b, t=t, steps=steps), dtype=dtype, device=device)
-    return _speed_records(ts, {n: texts for n, (_, texts) in fs.items()}, work, f"interaction of {sizes['most']} of {sizes['n']} neurons, {steps} steps, batch {b}, per text", note)
+    floor = roofline(device, dtype).floor_us(work.weight_bytes, work.macs) / b
+    limits = {"dense pool": round(work.dense_macs / work.macs, 1), "loop over texts": round(ts["loop over texts"].median_us / floor, 1)}
+    note = dict(share_of_roofline=round(floor / ts["gathered"].median_us, 3), shape=sizes | dict(b=b, t=t, steps=steps), dtype=dtype, device=device)
+    return _speed_records(ts, {n: texts for n, (_, texts) in fs.items()}, limits, f"interaction of {sizes['most']} of {sizes['n']} neurons, {steps} steps, batch {b}, per text", note)
 
-def _speed_records(ts, texts, work, what, note):
+def _speed_records(ts, texts, limits, what, note):
     "One per rival; goals are those of a GPU"
     cuda, ours = note["device"] != "cpu", ts["gathered"]
     bars = {"loop over texts": 10} | ({"dense pool": 10, "eager gather": 3} if cuda else {})
-    limit = {"dense pool": round(work.dense_macs / work.macs, 1)}
-    return [record("G14" if cuda and n in bars else None, f"{what}, {'forward'}", ours, (n if texts[n] == note["shape"]["b"] else f"{n}, batch {texts[n]}", ts[n]), bar=bars.get(n), limit=limit.get(n),
+    return [record("G14" if cuda and n in bars else None, f"{what}", ours, (n if texts[n] == note["shape"]["b"] else f"{n}, batch {texts[n]}", ts[n]), bar=bars.get(n), limit=limits.get(n),
                    **note, **(dict(curve=medians(ts)) if n == "dense pool" else {})) for n in ts if n != "gathered"]
 
 # %% ../../nbs/bench/sprout.ipynb #cad09fa8
@@ -261,7 +261,7 @@ def largest(
         low, high = (mid, high) if fits(mid) else (low, mid)
     return low
 
-# %% ../../nbs/bench/sprout.ipynb #79ec25f7
+# %% ../../nbs/bench/sprout.ipynb #522ed97d
 def _fits(model, mode, t, vocab, device, budget, b) -> bool:
     "Do `b` texts pass?"
     try: peak(lambda: run_once(model, mode, torch.randint(vocab, (b, t), device=device)), device, budget)
@@ -279,7 +279,7 @@ def one_point(
         model = make(name, t, layers, **sizes).to(device, dtype)
         one = torch.randint(sizes["vocab"], (1, t), device=device)
         run_once(model, mode, one) # whatever is made once and kept
-        row["MB"][name] = round(peak(lambda: run_once(model, mode, one), device) / 1e6, 3)
+        row["MB"][name] = round(peak(partial(run_once, model, mode, one), device) / 1e6, 3)
         row["texts"][name] = largest(partial(_fits, model, mode, t, sizes["vocab"], device, budget))
     return row
 
@@ -303,18 +303,19 @@ def memory(
     return [r for mode in modes for r in _memory_records(mode, rows, budgets[mode], dict(shape=sizes, dtype=dtype, device=device))]
 
 def _memory_records(mode, rows, budget, note):
-    "The deepest rivals at the shortest text from 2 K tokens on, or the longest there is"
+    "The deepest rivals at the shortest text from 2 K tokens on, or the longest there is; the curve stands with the first"
     mine, (ours, theirs) = [r for r in rows if r["mode"] == mode], MODES[mode]
     at = min(mine, key=lambda r: (-r["layers"], r["t"] < 2048, abs(r["t"] - 2048)))
-    goal = mode == "inference" and note["device"] != "cpu"
-    found, exact = [], lambda v: Timing(v, v, v, 1)
-    for name in theirs:
-        where = f"{mode} over {at['t']} tokens: {ours} beside {name} of {at['layers']} layers"
-        mb, texts = at["MB"], at["texts"]
-        add = lambda what, a, b, bar, unit, **more: found.append(record("G14" if goal else None, f"{what}, {where}", exact(a), (name, b), bar=bar if goal else None, unit=unit, **note, **more))
-        add("peak memory of a text", mb[ours], mb[name], 10, "MB", curve=mine)
-        if min(texts[ours], texts[name]): add(f"share of {budget} MiB that a text needs, by the largest batch ({texts[ours]} and {texts[name]} texts)", budget / texts[ours], budget / texts[name], 25, "MiB")
-    return found
+    found = [r for name in theirs for r in _pair(at, ours, name, budget, note)]
+    return [found[0] | dict(curve=mine), *found[1:]]
+
+def _pair(at, ours, name, budget, note):
+    "One point: peak memory, and largest batch where both have one"
+    goal, exact, mb, texts = at["mode"] == "inference" and note["device"] != "cpu", lambda v: Timing(v, v, v, 1), at["MB"], at["texts"]
+    where = f"{at['mode']} over {at['t']} tokens: {ours} beside {name} of {at['layers']} layers"
+    pairs = [("peak memory of a text", mb[ours], mb[name], 10, "MB")]
+    if texts[ours] and texts[name]: pairs.append((f"share of {budget} MiB per text in the largest batch ({texts[ours]} and {texts[name]} texts)", budget / texts[ours], budget / texts[name], 25, "MiB"))
+    return [record("G14" if goal else None, f"{what}, {where}", exact(a), (name, b), bar=bar if goal else None, unit=unit, **note) for what, a, b, bar, unit in pairs]
 
 # %% ../../nbs/bench/sprout.ipynb #2e25227c
 def on_a_gpu() -> list: # of records

@@ -74,7 +74,17 @@ class Update(nn.Module):
         if self.kind == "linear": return (x + new + old) / 2
         (gn, cn), (go, co) = (o.split([2 * x.shape[-1], x.shape[-1]], -1) for o in (new, old))
         z, r = (gn + go).sigmoid().chunk(2, -1)
-        return torch.addcmul(cn, r, co).tanh().lerp(x, z)
+        return torch.addcmul(cn, r, co).tanh().lerp(x.to(z.dtype), z)
+
+    def driven(self, x, heard, excite): # [b k d] each, [d] -> [b k d], [b k]
+        "The new state, and what it adds to the neuron's own strength; one kernel on a GPU that has it"
+        if self.kind == "gru" and x.is_cuda:
+            from brainlab.kernels.pool_triton import pool_update
+            if found := pool_update(x, heard, self.heard.weight, self.heard.bias, self.held.weight, excite): return found
+        y = self(x, heard)
+        return y, y @ excite
+
+def _towards(a, b, share): return b if share == 1 else a + share * (b - a)
 
 # %% ../../nbs/layers/interaction.ipynb #a1e7d6e8
 @dataclass
@@ -282,11 +292,12 @@ def step(self: Interaction,
 ) -> Pattern:
     "Messages, new states, new strengths"
     x, a = pattern.state, pattern.strength
-    x = x.lerp(self.update(x, self.exchange(pattern, given=given) + given.drive), self.damping)
+    y, own = self.update.driven(x, self.exchange(pattern, given=given) + given.drive, self.excite)
+    x, own = _towards(x, y, self.damping), own if self.damping == 1 else _towards(x @ self.excite, own, self.damping)
     field = self.field(pattern, query, given.send)
-    z = field.gather(1, pattern.index) + x @ self.excite - self.offset
+    z = field.gather(1, pattern.index) + own - self.offset
     if self.calm is not None: z = z - F.softplus(self.calm) * a.sum(-1, keepdim=True) / self.most
-    new = a.lerp(z.sigmoid(), self.damping)
+    new = _towards(a, z.sigmoid(), self.damping)
     new = torch.where((a > 0) & (new >= self.threshold), new, 0.)
     return Pattern(pattern.position, pattern.index, new, torch.where(new[..., None] > 0, x, 0.))
 
