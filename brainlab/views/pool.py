@@ -110,7 +110,7 @@ def _counts(a, names):
         ("dropped", -mean(on[:-1] & ~on[1:]), dict(color=hue("inhibition"))))
     return [go.Bar(x=names, y=y, name=say(k), marker=paint, customdata=np.abs(y), hovertemplate=f"{say(k)} %{{customdata:g}}<extra></extra>") for k, y, paint in parts]
 
-# %% ../../nbs/views/pool.ipynb #3f8e24a1
+# %% ../../nbs/views/pool.ipynb #f3428960
 def histogram_figure(
     history,       # as for `strengths`
     step: int = -1, # moment
@@ -121,7 +121,7 @@ def histogram_figure(
     if not a.size: return _nobody(260)
     bars, name = _bars(a, step, bins), moments(history)[step]
     return figure(bars, title=_note(f"{say('strength of those awake')} · {say('moment')}: {name}", a[step]), height=260, bargap=.05, uirevision="histogram", margin_t=56,
-        xaxis=dict(title_text=say("strength"), range=[0, 1], showgrid=False), yaxis=dict(title_text=say("neurons awake"), rangemode="tozero", range=[0, _highest(a, bins)], nticks=5))
+        xaxis=dict(title_text=say("strength"), range=[-.01, 1.01], showgrid=False), yaxis=dict(title_text=say("neurons awake"), range=[0, _highest(a, bins)], nticks=5))
 
 def _bars(a, step, bins):
     "Bars of one moment, per text"
@@ -163,7 +163,7 @@ def residual_figure(
     return figure(curve, title=say("how far a step moves the pattern"), height=260, shapes=_chunks(history), uirevision="residual", xaxis=_plane([], names)["xaxis"],
         yaxis=dict(title_text=say("residual"), type="log", dtick=1, exponentformat="power", minor_showgrid=False))
 
-# %% ../../nbs/views/pool.ipynb #0e7b52f2
+# %% ../../nbs/views/pool.ipynb #3ac8d0d8
 def visualize_activation_evolution(
     history,          # as for `strengths`
     save_path=None,   # .html (needs nothing else), or .png, .svg, .pdf (need the package kaleido)
@@ -190,7 +190,7 @@ def _together(history, a, bins=20):
     return figure(heat, *counts, bars, title=_note(f"{say('strongest neurons')} · {len(who)}/{a.shape[2]}", a), height=600, barmode="relative", bargap=.2, margin=dict(t=64, b=120), shapes=shapes,
         annotations=[head(f"{say('neurons awake')} · {_many(a, 0)} → {_many(a, -1)}", 1.06), head(say("strength of those awake"), .41)], sliders=[slide], meta=dict(min_width=820),
         xaxis=plane["xaxis"] | dict(domain=[0, .56]), yaxis=plane["yaxis"], xaxis2=dict(domain=[.68, 1], anchor="y2", type="category", nticks=10, **small), yaxis2=dict(domain=[.56, 1], anchor="x2", nticks=5),
-        xaxis3=dict(domain=[.68, 1], anchor="y3", range=[0, 1], title_text=say("strength"), **small), yaxis3=dict(domain=[0, .38], anchor="x3", range=[0, _highest(a, bins)], nticks=5), legend=dict(x=.68, y=1.055, yanchor="top", font_size=11))
+        xaxis3=dict(domain=[.68, 1], anchor="y3", range=[-.02, 1.02], title_text=say("strength"), **small), yaxis3=dict(domain=[0, .38], anchor="x3", range=[0, _highest(a, bins)], nticks=5), legend=dict(x=.68, y=1.055, yanchor="top", font_size=11))
 
 def save_figure(
     fig: go.Figure,
@@ -206,7 +206,7 @@ def save_figure(
     except ImportError: raise UsageError(f"Saving '{path.name}' needs the package kaleido (pip install kaleido); a name that ends in .html needs nothing.") from None
     fig.write_image(path)
 
-# %% ../../nbs/views/pool.ipynb #03a50b7e
+# %% ../../nbs/views/pool.ipynb #d246bd89
 def project(
     signatures, # [n d]
 ) -> tuple:     # places [n 2], share of the variance they show
@@ -249,7 +249,8 @@ def pool_map(
     on = np.flatnonzero(a > 0)
     said = " · ".join(o for o in (title or say("map of the pool"), f"{len(on)}/{len(a)} {say('awake')}", "" if variance is None else f"{variance:.0%} {say('of the variance')}") if o)
     plain = dict(showgrid=False, zeroline=False, showticklabels=False, title_text="")
-    return figure(*_dots(p, a, on), *_arrows(p, messages), _names(p, neurons), title=_note(said, a), height=520, showlegend=False, uirevision="map", margin=dict(l=16, r=16, b=16, t=56), xaxis=plain, yaxis=plain)
+    asleep, awake = _dots(p, a, on)
+    return figure(asleep, *_arrows(p, messages), awake, _names(p, neurons), title=_note(said, a), height=520, showlegend=False, uirevision="map", margin=dict(l=16, r=16, b=16, t=56), xaxis=plain, yaxis=plain)
 
 def _dots(p, a, on):
     "Those asleep, and those awake"
@@ -261,23 +262,24 @@ def _dots(p, a, on):
     return [go.Scatter(x=p[off, 0], y=p[off, 1], mode="markers", marker=dict(size=4, color=mix(tone("paper"), tone("muted"), .5)), customdata=data(off), hovertemplate=ask),
         go.Scatter(x=p[on, 0], y=p[on, 1], mode="markers", marker=paint, customdata=data(on), hovertemplate=ask)]
 
-def _arrows(p, edges, colour=None, size=2.5):
-    "Arrows in three widths: a plotly line has one; edges are (from, to, weight)"
-    edges = sorted(edges, key=lambda o: abs(o[2]))
-    top = max((abs(o[2]) for o in edges), default=1) or 1
+def _arrows(p, edges, colour=None, size=2.5, gap=.02):
+    "Arrows in three widths, for a plotly line has one; edges are (from, to, weight), `gap` what an arrow stops short of, as a share of the picture"
+    weights = [abs(o[2]) for o in edges]
+    low, high = min(weights, default=0), max(weights, default=1)
+    span = float(np.ptp(array(list(p.values()) if isinstance(p, dict) else p), 0).max()) if edges else 1.
     for i in range(3):
-        some = [o for o in edges if min(int(3 * abs(o[2]) / top), 2) == i]
-        ends = [(p[b] - (p[b] - p[a]) * .04) for a, b, _ in some]
+        some = [o for o in edges if min(int(3 * (abs(o[2]) - low) / (high - low or 1)), 2) == i]
+        ends = [p[b] - (p[b] - p[a]) * min(.5, gap * span / (np.linalg.norm(p[b] - p[a]) or 1)) for a, b, _ in some]
         x, y = ([v for (a, _, _), e in zip(some, ends) for v in (p[a][j], e[j], None)] for j in (0, 1))
-        yield go.Scatter(x=x, y=y, mode="lines+markers", hoverinfo="skip", opacity=(.35, .55, .8)[i], line=dict(color=colour or hue("memory"), width=(i + 1) * size / 3),
-            marker=dict(symbol="arrow", angleref="previous", size=[0, 7 + i, 0] * len(some), color=colour or hue("memory"), line_width=0))
+        yield go.Scatter(x=x, y=y, mode="lines+markers", hoverinfo="skip", opacity=(.35 if colour is None else .6, .6 if colour is None else .8, .95)[i], line=dict(color=colour or tone("ink"), width=(.7, 1.3, 2.1)[i] * size / 2.5),
+            marker=dict(symbol="arrow", angleref="previous", size=[0, (7, 9, 11)[i] * (size / 2.5)**.5, 0] * len(some), color=colour or tone("ink"), line_width=0))
 
 def _names(p, neurons):
     "Rings and numbers of chosen neurons"
     who = [int(i) for i in neurons]
     return go.Scatter(x=p[who, 0], y=p[who, 1], text=[f"<b>{i}</b>" for i in who], mode="markers+text", textposition="top center", hoverinfo="skip", cliponaxis=False, marker=dict(size=20, symbol="circle-open", color=tone("ink"), line_width=1.5))
 
-# %% ../../nbs/views/pool.ipynb #de48b462
+# %% ../../nbs/views/pool.ipynb #1a65d185
 def connection_figure(
     found, # `Connections`
 ) -> go.Figure:
@@ -286,10 +288,10 @@ def connection_figure(
     if not found.edges: return empty("There are no connections among these neurons: fewer than two were chosen, or the pool was built without connections.", 320)
     turn = np.linspace(0, 2 * np.pi, len(who), endpoint=False)
     p = dict(zip(who, np.stack([np.sin(turn), np.cos(turn)], -1)))
-    traces = [t for sign, name in ((1, "activation"), (-1, "inhibition")) for t in _arrows(p, [o for o in found.edges if o[2] * sign > 0], hue(name), 4)]
-    for t in traces[3:]: t.line.dash = "dash"
+    traces = [t for sign, name in ((1, "activation"), (-1, "inhibition")) for t in _arrows(p, [o for o in found.edges if o[2] * sign > 0], hue(name), 3)]
+    for t in traces[3:]: t.line.dash = "4px,3px"
     dots = go.Scatter(x=[p[i][0] * 1.1 for i in who], y=[p[i][1] * 1.1 for i in who], text=[str(i) for i in who], mode="text", hovertext=[_said(i, found) for i in range(len(who))], hovertemplate="%{hovertext}<extra></extra>")
-    keys = [go.Scatter(x=[None], y=[None], mode="lines", name=say(n), line=dict(color=hue(h), width=3, dash=d)) for n, h, d in (("excites", "activation", "solid"), ("inhibits", "inhibition", "dash"))]
+    keys = [go.Scatter(x=[None], y=[None], mode="lines", name=say(n), line=dict(color=hue(h), width=2, dash=d)) for n, h, d in (("excites", "activation", "solid"), ("inhibits", "inhibition", "4px,3px"))]
     for t in (*traces, dots): t.showlegend = False
     plain = dict(visible=False, range=[-1.25, 1.25])
     chance = np.mean(found.shuffled) if found.shuffled else float("nan")
