@@ -10,7 +10,8 @@ __all__ = ['PARTS', 'Frame', 'Scene', 'pool_of', 'texts_of', 'scenes', 'follow',
            'chance_overlap', 'Overlaps', 'overlaps', 'Connections', 'connections', 'Basin', 'hush', 'settle', 'damage',
            'basin']
 
-# %% ../../nbs/models/sprout_analysis.ipynb #8bc98a15
+# %% ../../nbs/models/sprout_analysis.ipynb #58702096
+import re
 from dataclasses import dataclass, replace
 
 # %% ../../nbs/models/sprout_analysis.ipynb #3e9e0d9c
@@ -117,7 +118,7 @@ def _strongest(a, step, top): # [b n]
     on = values > 0
     return dict(step=step, indices=index[on].tolist(), values=values[on].tolist())
 
-# %% ../../nbs/models/sprout_analysis.ipynb #09082b9e
+# %% ../../nbs/models/sprout_analysis.ipynb #c405491d
 PARTS = ("beginning", "middle", "end")
 
 @dataclass
@@ -131,13 +132,20 @@ class Samples:
 def reading(
     model,
     text, # a string, if the model has a tokenizer, or ids
-) -> tuple: # ids, what each stands for in the text
-    "Ids of a text, and the piece of text behind each: never a piece of a byte-level vocabulary"
+) -> tuple: # ids, words
+    "Ids of a text, and the word of the text that each is a part of: nobody can read pieces of a byte-level vocabulary"
     if not isinstance(text, str): return (ids := torch.as_tensor(text).tolist()), [str(o) for o in ids]
     if getattr(model, "tokenizer", None) is None: raise UsageError("This model has no tokenizer; set model.tokenizer, or give token ids.")
     if not text.strip(): raise UsageError("The text is empty; type a word or a sentence.")
     ids, offsets = model.tokenizer.offsets(text)
-    return list(ids), [shown(text[a:b]) for a, b in offsets]
+    return list(ids), [_word(text, a, b) for a, b in offsets]
+
+def _word(text, a, b):
+    "The word around a piece of text, without what is no letter at its ends"
+    if not text[a:b].strip(): return shown(text[a:b])
+    a += len(text[a:b]) - len(text[a:b].lstrip())
+    whole = re.search(r"\S*$", text[max(a - 40, 0):a])[0] + re.match(r"\S*", text[a:a + 80])[0]
+    return re.sub(r"^\W+|\W+$", "", whole) or whole
 
 def sample(
     model,
@@ -228,24 +236,21 @@ def specialize(
         chance[category], limit[category] = control.mean(0), control.quantile(.95, 0)
     return Specialization(samples, awake.mean(0), rates, information, chance, limit)
 
-# %% ../../nbs/models/sprout_analysis.ipynb #6b73cc7a
+# %% ../../nbs/models/sprout_analysis.ipynb #09504187
 @patch
 def best_words(self: Specialization,
     neuron: int,
-    top: int = 5,   # pieces of text
+    top: int = 5,   # words
     least: int = 3, # samples that have it, and samples that lack it
-) -> list: # of (piece, firing rate with it, firing rate without it, difference in standard errors)
+) -> list: # of (word, firing rate with it, firing rate without it, difference in standard errors)
     "What a neuron is awake for, most convincing first"
     awake = (self.samples.strength[:, neuron] > 0).double()
     m, count = len(awake), {}
     for on, words in zip(awake.tolist(), self.samples.words):
         for w in words: count[w] = (count.get(w, (0, 0))[0] + 1, count.get(w, (0, 0))[1] + on)
-    share, total, rows = awake.mean().item(), awake.sum().item(), []
-    for w, (k, on) in count.items():
-        if min(k, m - k) < least: continue
-        with_it, without = on / k, (total - on) / (m - k)
-        error = max(share * (1 - share) * (1 / k + 1 / (m - k)), 1e-12)**.5
-        rows.append((w, with_it, without, (with_it - without) / error))
+    total = awake.sum().item()
+    error = lambda k: max(total / m * (1 - total / m) * (1 / k + 1 / (m - k)), 1e-12)**.5
+    rows = [(w, on / k, (total - on) / (m - k), (on / k - (total - on) / (m - k)) / error(k)) for w, (k, on) in count.items() if min(k, m - k) >= least]
     return sorted((o for o in rows if o[3] > 0), key=lambda o: (-o[3], o[0]))[:top]
 
 # %% ../../nbs/models/sprout_analysis.ipynb #7f2bfa4f

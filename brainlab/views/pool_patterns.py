@@ -10,8 +10,8 @@ __all__ = ['connection_figure', 'overlap_figure', 'comparison_figure', 'basin_fi
 # %% ../../nbs/views/pool_patterns.ipynb #bb9f362d
 import numpy as np, plotly.graph_objects as go
 
-# %% ../../nbs/views/pool_patterns.ipynb #b62ca8dd
-from .theme import array, contrast, empty, figure, hue, line, safe, say, sequential, shade, tone
+# %% ../../nbs/views/pool_patterns.ipynb #1f2e9076
+from .theme import array, cells, contrast, empty, figure, hue, line, safe, say, sequential, shade, tone
 from .pool import arrows, nobody
 from ..core.errors import BrainlabError, UsageError
 
@@ -99,23 +99,37 @@ def ends_figure(
     heat = go.Heatmap(z=ends / np.maximum(ends.sum(1, keepdims=True), 1), x=[*names, say("none")], y=names, zmin=0, zmax=1, colorscale=sequential("memory"), xgap=2, ygap=2, colorbar=dict(thickness=12, outlinewidth=0, tickformat=".0%"), hovertemplate="%{y} → %{x}: %{z:.0%}<extra></extra>")
     return figure(heat, title=f"{say('where it ends')} · {say('damage')} {found.degrees[degree]:.0%}", height=int(np.clip(130 + 34 * len(ends), 240, 620)), xaxis=dict(type="category", showgrid=False), yaxis=dict(type="category", autorange="reversed", showgrid=False))
 
-# %% ../../nbs/views/pool_patterns.ipynb #dc273b00
+# %% ../../nbs/views/pool_patterns.ipynb #03b154da
 def specialization_figure(
     found,            # `Specialization`
     category: str,    # one of its categories
     top: int = 16,    # neurons
-    words: int = 4,   # favourite pieces of text of each
+    words: int = 4,   # favourite words of each
 ) -> go.Figure:
     "The most selective neurons of a category, beside shuffled labels"
     if category not in found.information: raise UsageError(f"There is no category '{category}'; choose one of: {', '.join(found.information)}.")
     bits, limit, (names, _) = array(found.information[category]), array(found.limit[category]), found.rates[category]
     who = [int(i) for i in np.argsort(-bits, kind="stable")[:top] if bits[i] > 0]
     if not who: return empty("No neuron says anything about these labels: there is only one label, or nobody fires.", 280)
-    likes, y = found.prefers(category), list(range(len(who)))
-    bars = [go.Bar(y=[j for j in y if likes[who[j]] == name], x=[bits[who[j]] for j in y if likes[who[j]] == name], orientation="h", name=safe(name if category != "part" else say(name)), marker_color=line(k)["color"],
-        customdata=[who[j] for j in y if likes[who[j]] == name], hovertemplate=f"{say('neuron')} %{{customdata}}: %{{x:.3f}} bit<extra></extra>") for k, name in enumerate(names)]
+    likes, y, height = found.prefers(category), list(range(len(who))), int(np.clip(150 + 20 * len(who), 260, 640))
+    bars = [_bars(k, safe(say(name) if category == "part" else name), [(j, i) for j, i in enumerate(who) if likes[i] == name], bits) for k, name in enumerate(names)]
+    bars = [o for o in bars if len(o.y)] # labels that some neuron prefers
     ticks = go.Scatter(x=limit[who], y=y, mode="markers", name=say("by chance"), marker=dict(symbol="line-ns", size=13, line=dict(width=2.5, color=tone("ink"))), hovertemplate="%{x:.3f}<extra></extra>")
-    notes = [dict(xref="paper", x=1.01, xanchor="left", y=j, showarrow=False, font=dict(size=11, color=tone("muted")), text=safe("  ".join(w for w, *_ in found.best_words(i, words)))) for j, i in enumerate(who)]
+    notes = [dict(xref="paper", x=1.01, xanchor="left", y=j, showarrow=False, font=dict(size=11, color=tone("muted")), text=safe(_fitting(found.best_words(i, words)))) for j, i in enumerate(who)]
     share = f"{int(found.selective(category).sum())}/{len(bits)} {say('neurons above chance')}"
-    return figure(*bars, ticks, title=f"{safe(say('part of the text') if category == 'part' else category)} · {share}", height=int(np.clip(150 + 20 * len(who), 260, 640)), annotations=notes, margin=dict(t=84, r=190), bargap=.3, barmode="overlay", showlegend=True,
+    return figure(*bars, ticks, title=f"{say('part of the text') if category == 'part' else category} · {share}", height=height + 24 * (len(bars) // 6),
+        annotations=notes, margin=dict(t=84 + 24 * (len(bars) // 6), r=190), barmode="overlay", showlegend=True,
         xaxis=dict(title_text=say("information, bits"), rangemode="tozero"), yaxis=dict(title_text=say("neuron"), tickvals=y, ticktext=[str(i) for i in who], range=[len(who) - .5, -.5], showgrid=False))
+
+def _fitting(best, width=29):
+    "As many of the best words as there is room for"
+    said = ""
+    for w, *_ in best:
+        if cells(said + w) <= width: said += w + "  "
+    return said
+
+def _bars(k, name, rows, bits):
+    "The neurons that prefer the k-th label; after five hues the bars are hatched"
+    colour = line(k)["color"]
+    paint = dict(color=colour, pattern=dict(shape=("", "/", ".", "x")[k // 5 % 4], bgcolor=colour, fgcolor=tone("paper"), size=6, solidity=.25))
+    return go.Bar(y=[j for j, _ in rows], x=[bits[i] for _, i in rows], width=.7, orientation="h", name=name, marker=paint, customdata=[i for _, i in rows], hovertemplate=f"{say('neuron')} %{{customdata}}: %{{x:.3f}} bit<extra></extra>")
