@@ -25,7 +25,7 @@ from ..layers.pool import NeuronPool, Pattern
 from ..layers.pool_stream import PoolMixer
 from ..text.listening import shown, untouched
 
-# %% ../../nbs/models/sprout_analysis.ipynb #3205c2f7
+# %% ../../nbs/models/sprout_analysis.ipynb #cd248e3b
 @dataclass
 class Frame(Moment):
     "The pool after one step"
@@ -54,7 +54,8 @@ def texts_of(
     tokens, # ids [t], or [b t]; list or tensor
 ) -> torch.Tensor: # [b t]
     "Token ids of at least one text with at least one token; raises `UsageError`"
-    tokens = torch.as_tensor(tokens, device=model.device)
+    try: tokens = torch.as_tensor(tokens, device=model.device)
+    except (ValueError, TypeError): raise UsageError("Token ids must be whole numbers, and texts that are read together equally long; fill them up with padding, or give one at a time.") from None
     tokens = tokens[None] if tokens.ndim == 1 else tokens
     if not tokens.numel(): raise UsageError(f"There is nothing to read in tokens of shape {list(tokens.shape)}; give at least one token.")
     return model.check_tokens(tokens)
@@ -365,7 +366,7 @@ def _rewired(edges, gen):
         edges[i], edges[j] = (a, d), (c, b)
     return edges
 
-# %% ../../nbs/models/sprout_analysis.ipynb #76bbb664
+# %% ../../nbs/models/sprout_analysis.ipynb #acd9b073
 @dataclass
 class Basin:
     "Where damaged patterns end"
@@ -377,11 +378,7 @@ class Basin:
     nearest: torch.Tensor # share of the trials that end nearest to their own text [g]
     ends: torch.Tensor    # how often text i ended at text j [g b b+1]; last column: at none
 
-def hush(
-    pool: Interaction,
-    scene: Scene,
-    hearing: bool, # does the text go on?
-):
+def hush(pool: Interaction, scene: Scene, hearing: bool): # does the text go on?
     "The text as the interaction needs it; in silence there is nothing to read and no query"
     said = pool.read(scene.text, scene.mask)
     return said if hearing else replace(said, query=said.query * 0, values=said.values * 0)
@@ -414,10 +411,11 @@ def damage(
     if kind not in ("drop", "replace"): raise UsageError(f"Neurons are damaged by 'drop' or 'replace', got '{kind}'.")
     a, draw = pattern.strength, torch.rand(pattern.index.shape, generator=gen).to(pattern.strength.device)
     rank = torch.where(pattern.active, draw, 2.).argsort(-1).argsort(-1) # active ones first, at random
-    hit = (rank < (degree * pattern.count()).round()[:, None]) & pattern.active
+    hit = pattern.active & (rank < (degree * pattern.count()).round()[:, None])
     if kind == "drop": return Pattern(pattern.position, pattern.index, torch.where(hit, 0., a), torch.where(hit[..., None], 0., pattern.state))
     asleep = torch.rand(len(a), pool.pool.n, generator=gen).to(a.device).masked_fill(pattern.dense(pool.pool.n) > 0, -1.)
-    index = torch.where(hit, asleep.argsort(-1, descending=True)[:, :a.shape[1]], pattern.index)
+    hit = hit & (rank < (asleep >= 0).sum(-1, keepdim=True)) # as many as there are sleepers
+    index = torch.where(hit, asleep.argsort(-1, descending=True).gather(1, rank), pattern.index)
     return Pattern(pattern.position, index, a, torch.where(hit[..., None], pool.drive(index, said).tanh(), pattern.state))
 
 # %% ../../nbs/models/sprout_analysis.ipynb #f2df3510

@@ -209,7 +209,7 @@ def save_figure(
     except ImportError: raise UsageError(f"Saving '{path.name}' needs the package kaleido (pip install kaleido); a name that ends in .html needs nothing.") from None
     fig.write_image(path)
 
-# %% ../../nbs/views/pool.ipynb #254f4978
+# %% ../../nbs/views/pool.ipynb #129afab6
 def project(
     signatures, # [n d]
 ) -> tuple:     # places [n 2], share of the variance they show
@@ -259,7 +259,7 @@ def _dots(p, a, on):
     "Those asleep, and those awake"
     off = np.setdiff1d(np.arange(len(a)), on)
     ask = f"{say('neuron')} %{{customdata[0]}}: %{{customdata[1]:.3f}}<extra></extra>"
-    paint = dict(color=a[on], cmin=0, cmax=1, colorscale=sequential("activation"), size=7 + 11 * np.nan_to_num(a[on]), line=dict(color=hue("activation"), width=1), showscale=True,
+    paint = dict(color=a[on], cmin=0, cmax=1, colorscale=sequential("activation"), size=(7 + 11 * np.nan_to_num(a[on])) * np.clip((48 / max(len(on), 1))**.5, .45, 1), line=dict(color=hue("activation"), width=1), showscale=True,
         colorbar=dict(title=dict(text=say("strength"), font_size=12), thickness=12, outlinewidth=0, len=.6))
     data = lambda i: np.stack([i, a[i]], -1)
     return [go.Scatter(x=p[off, 0], y=p[off, 1], mode="markers", marker=dict(size=4, color=mix(tone("paper"), tone("muted"), .5)), customdata=data(off), hovertemplate=ask),
@@ -288,7 +288,7 @@ def _names(p, neurons):
     who = [int(i) for i in neurons]
     return go.Scatter(x=p[who, 0], y=p[who, 1], text=[f"<b>{i}</b>" for i in who], mode="markers+text", textposition="top center", hoverinfo="skip", cliponaxis=False, marker=dict(size=20, symbol="circle-open", color=tone("ink"), line_width=1.5))
 
-# %% ../../nbs/views/pool.ipynb #8572cb7f
+# %% ../../nbs/views/pool.ipynb #9e27d237
 def watch(
     model,     # with a pool and a tokenizer
     text: str,
@@ -324,7 +324,7 @@ class PoolView(RecordedView):
     def __init__(self, source, **kwargs):
         self.moment = W.IntSlider(value=0, min=0, max=0, description=say("moment"), continuous_update=False, layout=W.Layout(width="360px"))
         self.neurons = W.SelectMultiple(options=[], rows=4, description=say("neuron"), layout=W.Layout(width="220px"))
-        self._places, self._drawn = None, None
+        self._places, self._drawn, self._offering = None, None, False
         super().__init__(source, controls=[self.moment, self.neurons], **kwargs)
 
     def refresh(self):
@@ -335,15 +335,19 @@ class PoolView(RecordedView):
             self.rec = watch(self.source, self.typed.value)
             self.redraw()
 
+    def redraw(self):
+        "Draw the current recording; not for every control that draws itself anew"
+        if not self._offering: super().redraw()
+
     def _offer(self, rec, history):
         "Let the controls offer what this recording has; a new one is shown at its last moment"
         if rec is self._drawn: return
-        self._drawn, kept = rec, set(self.neurons.value)
-        last = max(len(history["activation_history"]) - 1, 0)
-        with self.moment.hold_trait_notifications(): self.moment.max, self.moment.value = last, last
-        options = [str(i) for i in strongest(history)]
-        if tuple(options) != self.neurons.options: self.neurons.options = options
-        self.neurons.value = [o for o in options if o in kept]
+        self._drawn, self._offering, kept = rec, True, set(self.neurons.value)
+        try:
+            self.moment.max = self.moment.value = max(len(history["activation_history"]) - 1, 0)
+            self.neurons.options = [str(i) for i in strongest(history)]
+            self.neurons.value = [o for o in self.neurons.options if o in kept]
+        finally: self._offering = False
 
     def draw(self, rec) -> list:
         "The five figures"
