@@ -92,9 +92,9 @@ def show(self: PoolMixer, pattern, t): # for how many tokens
 
 # %% ../../nbs/layers/pool_stream.ipynb #be7f7ee7
 @patch
-def think(self: PoolMixer, chunk, pattern): # [b c d]
+def think(self: PoolMixer, chunk, pattern, trace=None): # [b c d]; a list for the interaction's `Moment`s
     "The pattern after a chunk, with `most` places, and the work"
-    p = self.interaction(chunk, pattern=pattern)
+    p = self.interaction(chunk, pattern=pattern, trace=trace)
     missing = self.interaction.most - p.index.shape[1]
     if missing: p = Pattern(p.position, F.pad(p.index, (0, missing)), F.pad(p.strength, (0, missing)), F.pad(p.state, (0, 0, 0, missing)))
     self.last_work += self.interaction.executed()
@@ -202,3 +202,17 @@ def fill(self: PoolMixer, x: torch.Tensor, state: PoolState):
 def step(self: PoolMixer, x: torch.Tensor, state: PoolState) -> torch.Tensor:
     "One token per row: [b d] -> [b d]"
     return self.extend(x[:, None], state)[:, 0]
+
+# %% ../../nbs/layers/pool_stream.ipynb #9034f3e8
+@patch
+def follow(self: PoolMixer,
+    x: torch.Tensor, # the text as this layer hears it [b t d]
+) -> list:           # of each chunk: (its tokens [b c d], the `Pattern` before or None, the `Moment`s of the interaction, the `Pattern` after)
+    "How the neurons think at each chunk, an unfinished last one included"
+    check_hidden(x, self.d)
+    chunks, pattern = [], None
+    for part in x.split(self.chunk, 1) if x.shape[1] else ():
+        before, trace = pattern, []
+        pattern = self.think(part, before, trace)
+        chunks.append((part, before, trace, pattern))
+    return chunks

@@ -10,6 +10,9 @@ __all__ = ['PoolConfig', 'SproutConfig', 'Sprout']
 # %% ../../nbs/models/sprout.ipynb #e025a696
 from dataclasses import dataclass
 
+# %% ../../nbs/models/sprout.ipynb #e72282a8
+from fastcore.basics import patch
+
 # %% ../../nbs/models/sprout.ipynb #e4166edb
 from ..layers.block import PreNormBlock
 from ..layers.columns import DenseMLP
@@ -99,3 +102,10 @@ class Sprout(CausalLM):
 
     def loss_weights(self):
         return super().loss_weights() | {"pool_residual": self.config.settle_weight, "pool_activity": self.config.activity_weight}
+
+# %% ../../nbs/models/sprout.ipynb #d67d2e23
+@patch
+def analyze_activation(self: Sprout, tokens, top: int = 10) -> dict: # [b t] or [t]; strongest neurons to name at each moment
+    "Which neurons a text wakes, step by step; see `brainlab.models.sprout_analysis`"
+    from brainlab.models.sprout_analysis import analyze_activation as analyze # stands above the models, so it is looked up at the call
+    return analyze(self, tokens, top)

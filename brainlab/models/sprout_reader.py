@@ -135,6 +135,12 @@ def loss(self: SproutReader, tokens, targets) -> LossOutput: # [b t], as the tab
     return LossOutput(sum(self.loss_weights().get(k, 1.) * v for k, v in parts.items()), {k: v.detach() for k, v in parts.items()})
 
 @patch
+def analyze_activation(self: SproutReader, tokens, top: int = 10) -> dict: # [b t] or [t]; strongest neurons to name at each moment
+    "Which neurons a text wakes, step by step; see `brainlab.models.sprout_analysis`"
+    from brainlab.models.sprout_analysis import analyze_activation as analyze # stands above the models, so it is looked up at the call
+    return analyze(self, tokens, top)
+
+@patch
 def _places(self: SproutReader, tokens, scores): # [b t 2]
     "Scores of places, where padding is none"
     mask = self.mask(tokens)

@@ -227,6 +227,13 @@ _WORDS = {
     "smoothing": "평활", "log axis": "로그 축", "pause": "일시 정지", "refresh": "새로 고침", "text": "글", "columns by token": "토큰별 컬럼",
     "firing rate per column": "컬럼별 발화율", "exit depth by token": "토큰별 종료 깊이", "how deep tokens go": "토큰이 가는 깊이",
     "silent": "침묵", "not a number": "수가 아님 (NaN)", "columns": "컬럼 수",
+    "neuron": "뉴런", "strength": "세기", "moment": "순간", "woken": "깨움", "strongest neurons": "가장 강한 뉴런", "neurons awake": "깨어 있는 뉴런", "awake": "깨어 있음",
+    "stayed": "남음", "recruited": "불려 옴", "dropped": "잠듦", "strength of those awake": "깨어 있는 뉴런의 세기", "residual": "잔차",
+    "how far a step moves the pattern": "한 단계가 패턴을 움직이는 거리", "map of the pool": "뉴런 지도", "of the variance": "의 분산", "connections": "연결",
+    "excites": "흥분", "inhibits": "억제", "reciprocity": "상호성", "by chance": "우연", "hears": "듣는 뉴런", "is heard by": "듣게 하는 뉴런", "overlap": "겹침", "shared": "함께 쓰는 뉴런",
+    "settled": "안정 후", "with the text": "글과 함께", "in silence": "글 없이", "right after the damage": "손상 직후", "does a damaged pattern come back?": "손상된 패턴이 돌아오는가?",
+    "share of active neurons damaged": "손상된 활성 뉴런의 비율", "nearest to its own text": "자기 글에 가장 가까움", "where it ends": "어디에서 끝나는가", "damage": "손상", "none": "없음",
+    "information, bits": "정보량 (비트)", "neurons above chance": "뉴런이 우연보다 큼", "part of the text": "글의 부분", "beginning": "처음", "middle": "중간", "end": "끝",
 }
 
 def say(
