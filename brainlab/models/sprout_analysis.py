@@ -391,11 +391,11 @@ def settle(
     rounds: int = 2, # of recruitment and `pool.steps` steps
 ) -> Pattern:
     "Let neurons interact and recruit from any pattern on; nobody is woken by the text"
-    p, drive = pattern, pool.drive(pattern.index, said)
+    p, given = pattern, pool.given(pattern.index, said)
     for _ in range(rounds):
         for i in range(pool.steps):
-            if i < pool.recruitments: p, drive = pool.recruit(p, drive, said, i)
-            p = pool.step(p, drive, said.query)
+            p, given = pool.recruit(p, given, said, pool.part(i), i)
+            p = pool.step(p, given, said.query)
     return p
 
 @torch.no_grad()
