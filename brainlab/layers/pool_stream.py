@@ -95,8 +95,8 @@ def show(self: PoolMixer, pattern, t): # for how many tokens
 def think(self: PoolMixer, chunk, pattern, trace=None): # [b c d]; a list for the interaction's `Moment`s
     "The pattern after a chunk, with `most` places, and the work"
     p = self.interaction(chunk, pattern=pattern, trace=trace)
-    missing = self.interaction.most - p.index.shape[1]
-    if missing: p = Pattern(p.position, F.pad(p.index, (0, missing)), F.pad(p.strength, (0, missing)), F.pad(p.state, (0, 0, 0, missing)))
+    missing, kind = self.interaction.most - p.index.shape[1], chunk.dtype # in mixed precision what comes out may be half
+    p = Pattern(p.position, F.pad(p.index, (0, missing)), F.pad(p.strength.to(kind), (0, missing)), F.pad(p.state.to(kind), (0, 0, 0, missing)))
     self.last_work += self.interaction.executed()
     return p
 
