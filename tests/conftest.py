@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Seconds on 2 cores. Reported, never asserted: a slow machine is not a fault.
-BUDGET = defaultdict(lambda: 60, test_notebooks=600, test_docs=180, test_demo=240, test_browser=180, test_headless=360, test_training_faults=180, test_runs=180, test_lean_import=60, test_train_notebook=360)
+BUDGET = defaultdict(lambda: 60, test_notebooks=600, test_docs=180, test_demo=240, test_browser=180, test_headless=360, test_training_faults=180, test_runs=180, test_lean_import=60, test_train_notebook=300)
 _spent = defaultdict(float)
 
 

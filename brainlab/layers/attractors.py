@@ -37,12 +37,22 @@ def complete(self: Interaction,
         if self.most < self.pool.n: raise UsageError(f"At most {self.most} of {self.pool.n} neurons are awake here; leave others at 0.")
         a = torch.full((len(index), self.pool.n), others, device=index.device).to(a).scatter(1, index, .8)
         index = torch.arange(self.pool.n, device=index.device).expand_as(a)
-    given = self.given(index, said)
-    p = Pattern(torch.zeros(len(index), dtype=torch.long, device=index.device), index, a, given.drive.tanh())
-    if trace is not None: trace.append(Moment(p, a.new_ones(len(index))))
-    for i in range(steps):
-        p, given = self.recruit(p, given, said, max(1, self.most // 4), i)
-        p, before = self.step(p, given, said.query), p
+    p = Pattern(torch.zeros(len(index), dtype=torch.long, device=index.device), index, a, self.drive(index, said).tanh())
+    return self.go_on(p, said, [max(1, self.most // 4)] * steps, trace)
+
+@patch
+def go_on(self: Interaction,
+    pattern: Pattern,
+    said,                      # a text, from `read`, or `silence`
+    parts: list,               # a step for each: how many neurons are called in before it
+    trace: list | None = None, # collects a `Moment` per step, the start first
+) -> Pattern:
+    "Interact from any pattern on; nobody is woken by the text"
+    p, given = pattern, self.given(pattern.index, said)
+    if trace is not None: trace.append(Moment(p, p.strength.new_ones(len(p.index))))
+    for i, part in enumerate(parts):
+        p, given = self.recruit(p, given, said, part, i)
+        before, p = p, self.step(p, given, said.query)
         if trace is not None: trace.append(Moment(p, moved(before, p)))
     return p
 

@@ -108,7 +108,7 @@ class Interaction(nn.Module):
         update: str = "gru", # or "linear"
         inhibition: bool = True, # strengths fall with the mean activity
         adaptive: bool = False,  # the text decides how many neurons wake, up to `first`
-        threshold: float = .01,  # strength below which a neuron drops out
+        threshold: float = .01,  # strength below which a neuron drops out; 0: nobody does
         tolerance: float = 0., # a row whose residual falls below stops; 0: all steps are made
         damping: float = 1.,  # share of the way that a step goes
         gradient_steps: int = 0, # only the last so many steps are differentiated; 0: all
@@ -120,7 +120,7 @@ class Interaction(nn.Module):
         if not first <= most <= n: raise UsageError(f"{first} neurons wake first, at most {most} are awake, and there are {n}; each number must be at least the one before.")
         if steps < 0 or gradient_steps < 0: raise UsageError(f"Steps count from 0, got steps = {steps} and gradient_steps = {gradient_steps}.")
         if not 0 < damping <= 1: raise UsageError(f"Damping must be in (0, 1], got {damping}.")
-        if not 0 < threshold < 1: raise UsageError(f"A strength lies between 0 and 1, got the threshold {threshold}.")
+        if not 0 <= threshold < 1: raise UsageError(f"A strength lies between 0 and 1, got the threshold {threshold}.")
         if recruitment not in RECRUITMENTS: raise unknown("recruitment", recruitment, RECRUITMENTS, type(self).__name__)
         self.d, self.h, self.first, self.most, self.steps, self.recruitments, self.recruitment = d, h, first, most, steps, recruitments, recruitment
         self.adaptive, self.threshold, self.tolerance, self.damping, self.gradient_steps = adaptive, threshold, tolerance, damping, gradient_steps

@@ -47,6 +47,7 @@ class PoolConfig(CausalLMConfig):
     active_groups: int = 16      # that a text wakes
     adaptive: bool = False       # the text decides how many neurons wake, up to initial_sparsity
     activity_weight: float = .05 # price of activity in the loss, where adaptive
+    activity_threshold: float = .01 # strength below which a neuron drops out; 0: nobody does
     update: str = "gru"          # how neurons change: "gru" or "linear"
     damping: float = 1.          # share of the way that an interaction step goes
     settle_tolerance: float = 0. # residual below which a text's neurons stop interacting; 0: all steps
@@ -66,7 +67,7 @@ class PoolConfig(CausalLMConfig):
         "The pool and what its neurons do"
         groups = dict(groups=self.n_groups, awake=self.active_groups) if self.hierarchical else {}
         return Interaction(self.n_embd, self.n_head, self.n_neurons, self.initial_sparsity, self.final_sparsity, self.n_interaction_steps, self.n_recruitments, self.connection_rank,
-            self.recruits if self.recruitment else "off", self.update, self.inhibition, self.adaptive, tolerance=self.settle_tolerance, damping=self.damping,
+            self.recruits if self.recruitment else "off", self.update, self.inhibition, self.adaptive, self.activity_threshold, tolerance=self.settle_tolerance, damping=self.damping,
             gradient_steps=self.gradient_steps, connections=self.connections, hebbian=self.hebbian, homeostasis=self.homeostasis, **groups)
 
 @dataclass

@@ -7,12 +7,12 @@ Docs: https://brainlab.github.io/brainlab/models/sprout_analysis.html.md"""
 # %% auto #0
 __all__ = ['PARTS', 'Frame', 'Scene', 'pool_of', 'texts_of', 'scenes', 'follow', 'analyze_activation', 'changes', 'Samples',
            'reading', 'sample', 'Specialization', 'mutual_information', 'specialize', 'Comparison', 'compare',
-           'chance_overlap', 'Overlaps', 'overlaps', 'Connections', 'connections', 'Basin', 'hush', 'settle', 'damage',
-           'basin']
+           'chance_overlap', 'Overlaps', 'overlaps', 'Connections', 'connections', 'Basin', 'hush', 'settle',
+           'damage_pattern', 'basin']
 
 # %% ../../nbs/models/sprout_analysis.ipynb #58702096
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 # %% ../../nbs/models/sprout_analysis.ipynb #3e9e0d9c
 import torch
@@ -20,6 +20,7 @@ from fastcore.basics import patch
 
 # %% ../../nbs/models/sprout_analysis.ipynb #66f1b81c
 from ..core.errors import UsageError
+from ..layers import attractors # noqa: F401, gives `Interaction.go_on`
 from ..layers.interaction import Interaction, Moment
 from ..layers.pool import NeuronPool, Pattern
 from ..layers.pool_stream import PoolMixer
@@ -380,8 +381,7 @@ class Basin:
 
 def hush(pool: Interaction, scene: Scene, hearing: bool): # does the text go on?
     "The text as the interaction needs it; in silence there is nothing to read and no query"
-    said = pool.read(scene.text, scene.mask)
-    return said if hearing else replace(said, query=said.query * 0, values=said.values * 0)
+    return pool.read(scene.text, scene.mask) if hearing else pool.silence(len(scene.text))
 
 @torch.no_grad()
 def settle(
@@ -391,15 +391,10 @@ def settle(
     rounds: int = 2, # of recruitment and `pool.steps` steps
 ) -> Pattern:
     "Let neurons interact and recruit from any pattern on; nobody is woken by the text"
-    p, given = pattern, pool.given(pattern.index, said)
-    for _ in range(rounds):
-        for i in range(pool.steps):
-            p, given = pool.recruit(p, given, said, pool.part(i), i)
-            p = pool.step(p, given, said.query)
-    return p
+    return pool.go_on(pattern, said, [pool.part(i) for i in range(pool.steps)] * rounds)
 
 @torch.no_grad()
-def damage(
+def damage_pattern(
     pool: Interaction,
     pattern: Pattern,
     said,            # text, from `hush`
@@ -441,7 +436,7 @@ def basin(
 
 def _trial(pool, stored, said, degree, kind, rounds, gen):
     "Overlap with every stored pattern, right after the damage and at the end; [b b] each"
-    hurt = damage(pool, stored, said, degree, kind, gen)
+    hurt = damage_pattern(pool, stored, said, degree, kind, gen)
     on = lambda p: p.dense(pool.pool.n) > 0
     return tuple(_overlap_all(on(p), on(stored)) for p in (hurt, settle(pool, hurt, said, rounds)))
 
