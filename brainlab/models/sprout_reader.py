@@ -113,7 +113,7 @@ def think(self: SproutReader,
     if self.by_token: return self.norm(h if pattern is None else h + self.reader(h, pattern)), pattern
     if pattern is not None: return self.norm(self.interaction.mean_state(pattern)), pattern
     score = self.summary(h)
-    if mask is not None: score = score.masked_fill(~mask[..., None], -1e9)
+    if mask is not None: score = score.masked_fill(~mask[..., None], torch.finfo(score.dtype).min)
     return self.norm((score.softmax(1) * h).sum(1)), None
 
 @patch
