@@ -47,6 +47,7 @@ class SproutReaderConfig(PoolConfig):
         self.at_least_one("n_classes")
         self.at_least_zero("n_hidden")
         if self.task not in TASKS: raise unknown("task", self.task, TASKS, type(self).__name__)
+        if self.weights != "float32" or self.gradient_checkpointing: raise UsageError("A reader has float32 weights and keeps what training needs; leave 'weights' at float32 and 'gradient_checkpointing' off.")
 
 # %% ../../nbs/models/sprout_reader.ipynb #c967fb35
 @dataclass

@@ -107,8 +107,10 @@ def take_over(
     other, # trained, with the same sizes and tokenizer
 ) -> list: # names of the tensors that stay fresh
     "Copy all weights and buffers but the head's from another model; raises `UsageError` where sizes differ"
+    if "int8" in (getattr(o.config, "weights", "") for o in (model, other)): raise UsageError("Int8 weights are for use only; start from the float32 model, with float32 weights.")
     mine, theirs = model.state_dict(), {k: v for k, v in other.state_dict().items() if not k.startswith("head.")}
     wrong = next((k for k in theirs if k in mine and mine[k].shape != theirs[k].shape), None)
     if wrong: raise UsageError(f"'{wrong}' is {list(mine[wrong].shape)} in this model and {list(theirs[wrong].shape)} in the one to start from; give both the same preset, sizes and tokenizer.")
     model.load_state_dict(mine | {k: v for k, v in theirs.items() if k in mine})
-    return [k for k in mine if k not in theirs]
+    own = {k for named in (model.named_parameters, model.named_buffers) for k, _ in named()} # a head that is the embedding has no name of its own
+    return [k for k in mine if k not in theirs and k in own]
