@@ -191,6 +191,9 @@ def test_sprout_refuses(train, tmp_path):
     (tmp_path/"rated.tsv").write_text("review\tlabel\ngood\t1\nbad\t0\n")
     code, err = train(notebook="train_sprout", task="classify", source=tmp_path/"rated.tsv")
     assert code == 2 and "has no column 'text'; it has review, label" in err and "-p text_field" in err
+    (tmp_path/"alike.tsv").write_text("text\tlabel\ngood\t1\nbetter\t1\nbest\t1\n")
+    code, err = train(notebook="train_sprout", task="classify", source=tmp_path/"alike.tsv")
+    assert code == 2 and "nothing to tell apart" in err
 
 
 def rated(folder):

@@ -30,7 +30,8 @@ def messages_reference(
     scores = torch.einsum("bhtw,bhkw->bhtk", q, k) * q.shape[-1]**-.5
     if receive is not None: scores = scores + torch.einsum("bhtr,bhkr->bhtk", receive, send)
     loud = torch.where(strength > 0, strength.clamp_min(LEAST), 0.)[:, None, None]
-    top = scores.amax(-1, keepdim=True).clamp_min(0.).detach() # for the exponential's sake; cancels
+    scores = scores.masked_fill(loud == 0, -torch.inf)
+    top = F.pad(scores, (0, 1)).amax(-1, keepdim=True).detach() # for the exponential's sake; cancels
     heard = loud * (scores - top).exp()
     weights = heard / ((-top).exp() + heard.sum(-1, keepdim=True))
     return weights @ v, weights

@@ -71,6 +71,7 @@ def damage(
     generator=None,      # of random numbers
 ) -> torch.Tensor:       # [b k]
     "Each set with a share of its neurons replaced by random ones that do not belong to it"
+    if not 0 <= share <= 1: raise UsageError(f"Damage is a share from 0 to 1, got {share}.")
     (b, k), m = index.shape, round(share * index.shape[1])
     if k + m > n: raise UsageError(f"{m} of {k} neurons cannot be replaced by others in a pool of {n}.")
     luck = torch.rand(b, n, generator=generator).scatter(1, index, -1.)

@@ -159,7 +159,7 @@ def summarise(self: Interaction,
     "What the text is about; 0 for a text of padding only"
     score = self.summary(text)[..., 0]
     if mask is None: return self.query((score.softmax(-1)[..., None] * text).sum(1))
-    weight = score.masked_fill(~mask, -1e9).softmax(-1) * mask
+    weight = score.masked_fill(~mask, torch.finfo(score.dtype).min).softmax(-1) * mask
     return self.query((weight[..., None] * text).sum(1))
 
 @dataclass
@@ -251,10 +251,11 @@ def admit(self: Interaction,
 ) -> tuple:              # Pattern, _Given
     "Let neurons join, at most `most` in all"
     a = (field.gather(1, index) - self.offset).sigmoid()
-    a = torch.where(a >= (.5 if self.adaptive else self.threshold), a, 0.)
+    a = torch.where(a < (.5 if self.adaptive else self.threshold), 0., a) # what is not a number stays so: nothing is hidden
     if text.there is not None: a = a * text.there
+    if index.shape[1] + pattern.index.shape[1] > self.pool.n: a = a * ~pattern.holds(index)
     new = self.given(index, text)
-    state = new.drive.tanh() * (a > 0)[..., None]
+    state = new.drive.tanh() * (a != 0)[..., None]
     if given is None: return Pattern(pattern.position, index, a, state), new
     beside = lambda *o: torch.cat(o, 1)
     p = Pattern(pattern.position, beside(pattern.index, index), beside(pattern.strength, a), beside(pattern.state, state))
@@ -298,8 +299,8 @@ def step(self: Interaction,
     z = field.gather(1, pattern.index) + own - self.offset
     if self.calm is not None: z = z - F.softplus(self.calm) * a.sum(-1, keepdim=True) / self.most
     new = _towards(a, z.sigmoid(), self.damping)
-    new = torch.where((a > 0) & (new >= self.threshold), new, 0.)
-    return Pattern(pattern.position, pattern.index, new, torch.where(new[..., None] > 0, x, 0.))
+    new = torch.where((a == 0) | (new < self.threshold), 0., new)
+    return Pattern(pattern.position, pattern.index, new, torch.where(new[..., None] == 0, 0., x))
 
 def moved(
     before: Pattern,
@@ -382,8 +383,8 @@ def take_losses(self: Interaction) -> dict: # "pool_residual" nats, "pool_activi
     "What the last training pass wants to have minimised beside the model's loss, handed out once"
     if (kept := self.kept.take()) is None: return {}
     left, strength = kept
-    costs = {"pool_residual": F.relu((left + 1e-8).log() - math.log(settled)).mean()}
-    return costs | ({"pool_activity": strength.sum(-1).mean() / self.most} if self.adaptive else {})
+    costs = {"pool_residual": F.relu((left + 1e-8).log() - math.log(settled)).sum() / max(len(left), 1)}
+    return costs | ({"pool_activity": strength.sum() / max(len(left), 1) / self.most} if self.adaptive else {})
 
 # %% ../../nbs/layers/interaction.ipynb #18936a5a
 @patch

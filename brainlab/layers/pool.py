@@ -34,11 +34,17 @@ class Pattern(State):
     @property
     def active(self) -> torch.Tensor:
         "Which places hold a neuron, [b k]"
-        return self.strength > 0
+        return self.strength != 0 # also of what is not a number
 
     def count(self) -> torch.Tensor:
         "Active neurons of each row, [b] int64"
         return self.active.sum(-1)
+
+    def holds(self,
+        index: torch.Tensor, # neurons [b r]
+    ) -> torch.Tensor:       # [b r] bool
+        "Which of some neurons are active already"
+        return (index[..., None] == torch.where(self.active, self.index, -1)[:, None]).any(-1)
 
     def dense(self,
         n: int,          # neurons of the pool

@@ -47,6 +47,7 @@ class SproutReaderConfig(PoolConfig):
         self.at_least_one("n_classes")
         self.at_least_zero("n_hidden")
         if self.task not in TASKS: raise unknown("task", self.task, TASKS, type(self).__name__)
+        if self.weights != "float32" or self.gradient_checkpointing: raise UsageError("A reader has float32 weights and keeps what training needs; leave 'weights' at float32 and 'gradient_checkpointing' off.")
 
 # %% ../../nbs/models/sprout_reader.ipynb #c967fb35
 @dataclass
@@ -113,7 +114,7 @@ def think(self: SproutReader,
     if self.by_token: return self.norm(h if pattern is None else h + self.reader(h, pattern)), pattern
     if pattern is not None: return self.norm(self.interaction.mean_state(pattern)), pattern
     score = self.summary(h)
-    if mask is not None: score = score.masked_fill(~mask[..., None], -1e9)
+    if mask is not None: score = score.masked_fill(~mask[..., None], torch.finfo(score.dtype).min)
     return self.norm((score.softmax(1) * h).sum(1)), None
 
 @patch

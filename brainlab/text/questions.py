@@ -64,16 +64,23 @@ def answer_f1(
 # %% ../../nbs/text/questions.ipynb #d0ea75c8
 def _articles(path):
     "(title, paragraphs) of each article of a file"
-    try: return [(o.get("title"), o["paragraphs"]) for o in json.loads("".join(text_blocks(path)))["data"]]
+    try: return [(o.get("title"), list(o["paragraphs"])) for o in json.loads("".join(text_blocks(path)))["data"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BrainlabError(f"'{path}' is not in SQuAD's form; expected a JSON object with 'data', a list of articles with 'paragraphs'.") from None
 
+def _question(o, context):
+    "One question; raises `TypeError` where a text is none or a place is no whole number, and `ValueError` for a lone surrogate"
+    q = Question(o["question"], context, tuple(a["text"] for a in o["answers"]), o["answers"][0]["answer_start"])
+    "".join([q.text, q.context, *q.answers]).encode()
+    if type(q.start) is not int: raise TypeError
+    return q
+
 def _questions(path, paragraph, rejected):
     "The questions of one paragraph"
-    try: rows = [(o["question"], paragraph["context"], tuple(a["text"] for a in o["answers"]), o["answers"][0]["answer_start"]) for o in paragraph["qas"] if o["answers"]]
-    except (KeyError, TypeError, IndexError): raise BrainlabError(f"'{path}' has a paragraph without context, questions or answers; expected SQuAD's form.") from None
-    for q in (Question(*o) for o in rows):
-        if q.text.strip() and q.answers[0] and q.context[q.start:q.end] == q.answers[0]: yield q
+    try: rows = [_question(o, paragraph["context"]) for o in paragraph["qas"] if o["answers"]]
+    except (KeyError, TypeError, IndexError, ValueError): raise BrainlabError(f"'{path}' has a paragraph without context, questions or answers, or with something else in their place; expected SQuAD's form.") from None
+    for q in rows:
+        if q.text.strip() and q.answers[0].strip() and q.start >= 0 and q.context[q.start:q.end] == q.answers[0]: yield q
         elif rejected is None: raise BrainlabError(f"'{path}': the answer '{q.answers[0]}' to '{q.text}' does not stand at character {q.start}; mend the file, or give a Counter to count such questions.")
         else: rejected["answer not at its place"] += 1
 
@@ -88,7 +95,7 @@ def squad_articles(
 def _stories(lines):
     "(question, {line number: sentence} so far, answer, supporting numbers) of each question line"
     story = {}
-    for line in lines:
+    for line in filter(str.strip, lines):
         number, _, rest = line.strip().partition(" ")
         if number == "1": story = {}
         parts = rest.split("\t")
@@ -100,7 +107,7 @@ def _placed(text, story, answer, support):
     context, starts = "", {}
     for n, o in story.items(): starts[n], context = len(context), context + o + "\n"
     for n in sorted(support, reverse=True):
-        if m := re.search(rf"\b{re.escape(answer)}\b", story.get(n, "")): return Question(text, context.rstrip(), (answer,), starts[n] + m.start())
+        if text and answer and (m := re.search(rf"\b{re.escape(answer)}\b", story.get(n, ""))): return Question(text, context.rstrip(), (answer,), starts[n] + m.start())
 
 def babi_questions(
     path,                  # a tar archive with files qaN_train.txt and qaN_valid.txt
@@ -114,7 +121,8 @@ def babi_questions(
     except OSError as e: raise IOFault(f"Could not read '{path}': {e.strerror or e}.") from e
     missing = [o for o in tasks if f"qa{o}_{split}.txt" not in texts]
     if missing: raise BrainlabError(f"'{path}' holds no 'qa{missing[0]}_{split}.txt'; it has {', '.join(sorted(texts))[:200] or 'no texts of this split'}.")
-    found = [_placed(*o) for n in tasks for o in _stories(texts[f"qa{n}_{split}.txt"].splitlines())]
+    try: found = [_placed(*o) for n in tasks for o in _stories(texts[f"qa{n}_{split}.txt"].splitlines())]
+    except (ValueError, IndexError): raise BrainlabError(f"'{path}' has a line that is not bAbI's form; expected a number and a sentence, and for questions tab, answer, tab, numbers of lines.") from None
     return [o for o in found if o is not None]
 
 # %% ../../nbs/text/questions.ipynb #c90f7036

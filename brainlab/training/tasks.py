@@ -40,12 +40,15 @@ def _repr_markdown_(self: TaskScore):
     return f"| {self.task} | {' | '.join(rows)} |\n|--|{'--:|' * len(rows)}\n| {self.n:,} | {' | '.join(f'{v:.4f}' for v in rows.values())} |"
 
 # %% ../../nbs/training/tasks.ipynb #c7b52225
+def _logits(model, x): return getattr(y := model(x), "logits", y) # some models hand out nothing else
+
 def _accuracy(model, loader, max_windows):
     "Targets, those that got the highest logit, and how often each target occurs"
     device, n, right, seen = next(model.parameters()).device, 0, 0, Counter()
     for x, y in loader.windows(max_windows):
         asked = y != IGNORED
-        best = model(x.to(device)).logits[asked.to(device)].argmax(-1).cpu()
+        scores = _logits(model, x.to(device))[asked.to(device)]
+        best = torch.where(scores.isnan().any(-1), IGNORED, scores.argmax(-1)).cpu() # who does not say a number is not right
         n, right = n + len(best), right + int((best == y[asked]).sum())
         seen.update(y[asked].tolist())
     return n, right, seen
@@ -57,7 +60,7 @@ def best_spans(
     longest: int = 30,     # most tokens of an answer
 ) -> tuple:                # sum of both scores, first token, last token [b] each
     "The best stretch of each row"
-    begin, end = scores.float().masked_fill(~choices[..., None], -torch.inf).unbind(-1)
+    begin, end = scores.float().nan_to_num(-1e30, 1e30, -1e30).masked_fill(~choices[..., None], -torch.inf).unbind(-1) # what is not a number is worst
     t = begin.shape[1]
     fits = torch.ones(t, t, dtype=torch.bool, device=scores.device).triu().tril(longest - 1)
     top, at = (begin[:, :, None] + end[:, None, :]).masked_fill(~fits, -torch.inf).flatten(1).max(1)
@@ -74,7 +77,7 @@ def answers_of(
     with untouched(model):
         for looks in loader.looks(max_questions):
             x, _ = loader.read(looks)
-            found = best_spans(model(x.to(device)).logits, loader.choices(looks).to(device))
+            found = best_spans(_logits(model, x.to(device)), loader.choices(looks).to(device))
             for look, *o in zip(looks, *(v.tolist() for v in found)):
                 if o[0] > best.get(look[0], (-torch.inf,))[0]: best[look[0]] = (o[0], look, o[1], o[2])
     return [(loader.questions[i], loader.said(*o[1:])) for i, o in best.items()]
@@ -104,8 +107,10 @@ def take_over(
     other, # trained, with the same sizes and tokenizer
 ) -> list: # names of the tensors that stay fresh
     "Copy all weights and buffers but the head's from another model; raises `UsageError` where sizes differ"
+    if "int8" in (getattr(o.config, "weights", "") for o in (model, other)): raise UsageError("Int8 weights are for use only; start from the float32 model, with float32 weights.")
     mine, theirs = model.state_dict(), {k: v for k, v in other.state_dict().items() if not k.startswith("head.")}
     wrong = next((k for k in theirs if k in mine and mine[k].shape != theirs[k].shape), None)
     if wrong: raise UsageError(f"'{wrong}' is {list(mine[wrong].shape)} in this model and {list(theirs[wrong].shape)} in the one to start from; give both the same preset, sizes and tokenizer.")
     model.load_state_dict(mine | {k: v for k, v in theirs.items() if k in mine})
-    return [k for k in mine if k not in theirs]
+    own = {k for named in (model.named_parameters, model.named_buffers) for k, _ in named()} # a head that is the embedding has no name of its own
+    return [k for k in mine if k not in theirs and k in own]

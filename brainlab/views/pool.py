@@ -214,7 +214,7 @@ def project(
     signatures, # [n d]
 ) -> tuple:     # places [n 2], share of the variance they show
     "The two main directions of signatures"
-    x = array(signatures).astype(np.float64)
+    x = np.nan_to_num(array(signatures).astype(np.float64)) # a broken model can be looked at too
     x = x - x.mean(0)
     values, vectors = np.linalg.eigh(x.T @ x)
     two = vectors[:, -2:][:, ::-1]
