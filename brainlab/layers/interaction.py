@@ -112,7 +112,7 @@ class Interaction(nn.Module):
         tolerance: float = 0., # a row whose residual falls below stops; 0: all steps are made
         damping: float = 1.,  # share of the way that a step goes
         gradient_steps: int = 0, # only the last so many steps are differentiated; 0: all
-        **pool,               # of `NeuronPool`: connections, hebbian, homeostasis, groups, awake
+        **pool,               # of `NeuronPool`: connections, hebbian, homeostasis, groups, active_groups
     ):
         super().__init__()
         check_sizes("An interaction", d=d, h=h, most=most, recruitments=recruitments)
@@ -390,7 +390,7 @@ def take_losses(self: Interaction) -> dict: # "pool_residual" nats, "pool_activi
 def _count(self: Interaction, text, steps, p, start):
     "Note the work of a call"
     (b, t, d), n, pool = text.shape, self.pool.n, self.pool
-    r = sum(o.shape[1] for o in (pool.send, pool.traces) if o is not None) // self.h
+    r = sum(o.shape[1] for o in (pool.send, pool.hebb_factor) if o is not None) // self.h
     wide = -(-(d // self.h + r + 1) // 8) * 8
     parts = 3 if self.update.kind == "gru" else 1
     field = lambda k: k * d + d * d + n * d + (k + n) * self.h * r
