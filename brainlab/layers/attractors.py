@@ -18,7 +18,7 @@ from torch.nn import functional as F
 # %% ../../nbs/layers/attractors.ipynb #0a24c0e4
 from ..core.errors import UsageError
 from ..kernels.pool_messages import messages
-from .interaction import Interaction, Moment, moved, settled
+from .interaction import Interaction, Moment, moved, RESIDUAL_TARGET
 from .pool import Pattern
 
 # %% ../../nbs/layers/attractors.ipynb #e8428e0e
@@ -129,7 +129,7 @@ def remembering_loss(
     field = layer.field(p, layer.silence(len(cue)).query)
     calls = F.binary_cross_entropy_with_logits(field - layer.offset, want, pos_weight=field.new_tensor(max(1., n / k / 4)))
     stays = F.binary_cross_entropy(p.strength.clamp(1e-4, 1 - 1e-4), want.gather(1, p.index))
-    return calls + stays + .02 * F.relu((trace[-1].residual + 1e-8).log() - math.log(settled)).mean()
+    return calls + stays + .02 * F.relu((trace[-1].residual + 1e-8).log() - math.log(RESIDUAL_TARGET)).mean()
 
 def remember(
     layer: Interaction,   # changed in place

@@ -391,7 +391,7 @@ def settle(
     rounds: int = 2, # of recruitment and `pool.steps` steps
 ) -> Pattern:
     "Let neurons interact and recruit from any pattern on; nobody is woken by the text"
-    return pool.go_on(pattern, said, [pool.part(i) for i in range(pool.steps)] * rounds)
+    return pool.go_on(pattern, said, [pool.quota(i) for i in range(pool.steps)] * rounds)
 
 @torch.no_grad()
 def damage_pattern(

@@ -22,7 +22,7 @@ from ..core.model import BrainModel, LossOutput, cross_entropy
 from ..layers.attention import SelfAttention
 from ..layers.block import PreNormBlock, side_losses
 from ..layers.columns import DenseMLP
-from ..layers.interaction import linear
+from ..layers.neuron_update import linear
 from ..layers.pool import Pattern
 from ..layers.pool_stream import PatternReader
 from .sprout import PoolConfig
