@@ -1,4 +1,4 @@
-"""Active neurons exchange messages, change, recruit others and drop out, until the pattern settles
+"""They exchange messages, change, recruit others and drop out, until the pattern settles
 
 Docs: https://brainlab.github.io/brainlab/layers/interaction.html.md"""
 
@@ -66,15 +66,9 @@ class Interaction(nn.Module):
         **pool,               # of `NeuronPool`: connections, hebbian, homeostasis, groups, active_groups
     ):
         super().__init__()
-        check_sizes("An interaction", d=d, h=h, most=most, recruitments=recruitments)
-        if d % h: raise UsageError(f"The width must be a multiple of the heads, got {d} and {h}.")
-        if not first <= most <= n: raise UsageError(f"{first} neurons wake first, at most {most} are awake, and there are {n}; each number must be at least the one before.")
-        if steps < 0 or gradient_steps < 0: raise UsageError(f"Steps count from 0, got steps = {steps} and gradient_steps = {gradient_steps}.")
-        if not 0 < damping <= 1: raise UsageError(f"Damping must be in (0, 1], got {damping}.")
-        if not 0 <= threshold < 1: raise UsageError(f"A strength lies between 0 and 1, got the threshold {threshold}.")
-        if recruitment not in RECRUITMENTS: raise unknown("recruitment", recruitment, RECRUITMENTS, type(self).__name__)
         self.d, self.h, self.first, self.most, self.steps, self.recruitments, self.recruitment = d, h, first, most, steps, recruitments, recruitment
         self.adaptive, self.threshold, self.tolerance, self.damping, self.gradient_steps = adaptive, threshold, tolerance, damping, gradient_steps
+        self._check(n)
         self.pool = NeuronPool(n, d, h, rank, first, **pool)
         self.summary, self.query, self.mean = linear(d, 1), linear(d, d), linear(d, d, .5)
         self.own, self.ask, self.text = linear(d, d), linear(d, d), linear(d, 2 * d)
@@ -94,6 +88,17 @@ class Interaction(nn.Module):
     def executed(self) -> Work:
         "Work of the last call; dense: all neurons of the pool interact"
         return self.last_work
+
+@patch
+def _check(self: Interaction, n):
+    "Refuse sizes and settings that do not fit; raises `UsageError`"
+    check_sizes("An interaction", d=self.d, h=self.h, most=self.most, recruitments=self.recruitments)
+    if self.d % self.h: raise UsageError(f"The width must be a multiple of the heads, got {self.d} and {self.h}.")
+    if not self.first <= self.most <= n: raise UsageError(f"{self.first} neurons wake first, at most {self.most} are awake, and there are {n}; each number must be at least the one before.")
+    if self.steps < 0 or self.gradient_steps < 0: raise UsageError(f"Steps count from 0, got steps = {self.steps} and gradient_steps = {self.gradient_steps}.")
+    if not 0 < self.damping <= 1: raise UsageError(f"Damping must be in (0, 1], got {self.damping}.")
+    if not 0 <= self.threshold < 1: raise UsageError(f"A strength lies between 0 and 1, got the threshold {self.threshold}.")
+    if self.recruitment not in RECRUITMENTS: raise unknown("recruitment", self.recruitment, RECRUITMENTS, type(self).__name__)
 
 # %% ../../nbs/layers/interaction.ipynb #716d1139
 def split_heads(x, h): # [b k d] -> [b h k w]
@@ -223,17 +228,26 @@ def trim(self: Interaction, pattern, given):
 
 # %% ../../nbs/layers/interaction.ipynb #df0ce032
 @patch
+def _spoken(self: Interaction, pattern, given=None) -> tuple: # `_Given`, where that is at hand
+    "What messages are made of: queries, keys, values [b h k w], strengths [b k], and both sides of the connections [b h k r] or None"
+    parts = (split_heads(o, self.h) for o in self.speak(_unit_rms(pattern.state)).chunk(3, -1))
+    sides = self.pool.partners(pattern.index) if given is None else (given.receive, given.send)
+    return *parts, pattern.strength, *(None if o is None else o.transpose(1, 2) for o in sides)
+
+@patch
 def exchange(self: Interaction,
     pattern: Pattern,
-    weights: bool = False,       # hand out the weights [b h k k] in place of the messages
     given: _Given | None = None, # of its neurons, where that is at hand
 ) -> torch.Tensor:               # [b k d]
     "Messages between the active neurons"
-    q, k, v = (split_heads(o, self.h) for o in self.speak(_unit_rms(pattern.state)).chunk(3, -1))
-    sides = self.pool.partners(pattern.index) if given is None else (given.receive, given.send)
-    sides = [None if o is None else o.transpose(1, 2) for o in sides]
-    if weights: return messages_reference(q, k, v, pattern.strength, *sides)[1]
-    return messages(q, k, v, pattern.strength, *sides).transpose(1, 2).flatten(2)
+    return messages(*self._spoken(pattern, given)).transpose(1, 2).flatten(2)
+
+@patch
+def message_weights(self: Interaction,
+    pattern: Pattern,
+) -> torch.Tensor: # [b h k k], receiver by sender
+    "How much of each sender's value is in each receiver's message; what is missing to 1 is silence"
+    return messages_reference(*self._spoken(pattern))[1]
 
 @patch
 def step(self: Interaction,
