@@ -1,4 +1,4 @@
-"""Tokens read a pattern of active neurons; every few tokens the neurons read the tokens, and think
+"""Tokens read a pattern of active neurons; every few tokens the neurons read the tokens, and interact
 
 Docs: https://brainlab.github.io/brainlab/layers/pool_stream.html.md"""
 
