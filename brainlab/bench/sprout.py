@@ -114,7 +114,7 @@ def check_same(
 # %% ../../nbs/bench/sprout.ipynb #8790800a
 class _LinearMessages(Interaction):
     "Messages as in linear attention (Katharopoulos et al. 2020), without connections: for its cost"
-    def exchange(self, pattern, weights=False, given=None):
+    def exchange(self, pattern, given=None):
         q, k, v = (split_heads(o, self.h) for o in self.speak(F.rms_norm(pattern.state, (self.d,))).chunk(3, -1))
         q, k = F.elu(q) + 1, (F.elu(k) + 1) * pattern.strength[:, None, :, None]
         y = q @ (k.transpose(-1, -2) @ v) / (1 + q @ k.sum(2)[..., None])

@@ -1,4 +1,4 @@
-"""Tokens read a pattern of active neurons; every few tokens the neurons read the tokens, and think
+"""Tokens read a pattern of active neurons; every few tokens the neurons read the tokens, and interact
 
 Docs: https://brainlab.github.io/brainlab/layers/pool_stream.html.md"""
 
@@ -22,7 +22,8 @@ from ..core.errors import UsageError, check_hidden, check_sizes
 from ..core.probe import Probe
 from ..core.state import Kept, State
 from ..kernels.pool_messages import messages
-from .interaction import Interaction, linear, split_heads
+from .interaction import Interaction, split_heads
+from .neuron_update import linear
 from .pool import Pattern
 
 # %% ../../nbs/layers/pool_stream.ipynb #af0946d4

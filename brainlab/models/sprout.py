@@ -65,7 +65,7 @@ class PoolConfig(CausalLMConfig):
 
     def interaction(self) -> Interaction:
         "The pool and what its neurons do"
-        groups = dict(groups=self.n_groups, awake=self.active_groups) if self.hierarchical else {}
+        groups = dict(groups=self.n_groups, active_groups=self.active_groups) if self.hierarchical else {}
         return Interaction(self.n_embd, self.n_head, self.n_neurons, self.initial_sparsity, self.final_sparsity, self.n_interaction_steps, self.n_recruitments, self.connection_rank,
             self.recruits if self.recruitment else "off", self.update, self.inhibition, self.adaptive, self.activity_threshold, tolerance=self.settle_tolerance, damping=self.damping,
             gradient_steps=self.gradient_steps, connections=self.connections, hebbian=self.hebbian, homeostasis=self.homeostasis, **groups)

@@ -1,4 +1,4 @@
-"""Which neurons a text wakes, what excites a neuron, whom it is connected to, and whether a damaged pattern comes back
+"""Which neurons a text wakes, what excites a neuron, what texts have in common, and whom a neuron is connected to
 
 Docs: https://brainlab.github.io/brainlab/models/sprout_analysis.html.md"""
 
@@ -7,8 +7,7 @@ Docs: https://brainlab.github.io/brainlab/models/sprout_analysis.html.md"""
 # %% auto #0
 __all__ = ['PARTS', 'Frame', 'Scene', 'pool_of', 'texts_of', 'scenes', 'follow', 'analyze_activation', 'changes', 'Samples',
            'reading', 'sample', 'Specialization', 'mutual_information', 'specialize', 'Comparison', 'compare',
-           'chance_overlap', 'Overlaps', 'overlaps', 'Connections', 'connections', 'Basin', 'hush', 'settle',
-           'damage_pattern', 'basin']
+           'chance_overlap', 'Overlaps', 'overlaps', 'Connections', 'connections']
 
 # %% ../../nbs/models/sprout_analysis.ipynb #58702096
 import re
@@ -20,9 +19,8 @@ from fastcore.basics import patch
 
 # %% ../../nbs/models/sprout_analysis.ipynb #66f1b81c
 from ..core.errors import UsageError
-from ..layers import attractors # noqa: F401, gives `Interaction.go_on`
 from ..layers.interaction import Interaction, Moment
-from ..layers.pool import NeuronPool, Pattern
+from ..layers.pool import NeuronPool, Pattern, jaccard
 from ..layers.pool_stream import PoolMixer
 from ..text.listening import shown, untouched
 
@@ -274,8 +272,7 @@ def compare(
     "What two patterns share, and what each has alone"
     x, y = a > 0, b > 0
     pick = lambda on: on.nonzero()[:, 0][(a + b)[on].argsort(descending=True, stable=True)]
-    both, either = int((x & y).sum()), int((x | y).sum())
-    return Comparison(pick(x & y), pick(x & ~y), pick(y & ~x), a - b, both / max(either, 1), chance_overlap(int(x.sum()), int(y.sum()), torch.ones(len(a)) if rate is None else rate))
+    return Comparison(pick(x & y), pick(x & ~y), pick(y & ~x), a - b, jaccard(x, y).item(), chance_overlap(int(x.sum()), int(y.sum()), torch.ones(len(a)) if rate is None else rate))
 
 def chance_overlap(
     k: int, # neurons of one set
@@ -366,91 +363,3 @@ def _rewired(edges, gen):
         have -= {(a, b), (c, d)}; have |= {(a, d), (c, b)}
         edges[i], edges[j] = (a, d), (c, b)
     return edges
-
-# %% ../../nbs/models/sprout_analysis.ipynb #acd9b073
-@dataclass
-class Basin:
-    "Where damaged patterns end"
-    degrees: list         # share of the active neurons that was damaged [g]
-    began: torch.Tensor   # overlap with the own pattern right after the damage, mean [g]
-    own: torch.Tensor     # at the end [g]
-    others: torch.Tensor  # with the nearest pattern of another text, at the end [g]
-    back: torch.Tensor    # share of the trials in which the overlap is at least `enough` [g]
-    nearest: torch.Tensor # share of the trials that end nearest to their own text [g]
-    ends: torch.Tensor    # how often text i ended at text j [g b b+1]; last column: at none
-
-def hush(pool: Interaction, scene: Scene, hearing: bool): # does the text go on?
-    "The text as the interaction needs it; in silence there is nothing to read and no query"
-    return pool.read(scene.text, scene.mask) if hearing else pool.silence(len(scene.text))
-
-@torch.no_grad()
-def settle(
-    pool: Interaction,
-    pattern: Pattern,
-    said,            # text, from `hush`
-    rounds: int = 2, # of recruitment and `pool.steps` steps
-) -> Pattern:
-    "Let neurons interact and recruit from any pattern on; nobody is woken by the text"
-    return pool.go_on(pattern, said, [pool.part(i) for i in range(pool.steps)] * rounds)
-
-@torch.no_grad()
-def damage_pattern(
-    pool: Interaction,
-    pattern: Pattern,
-    said,            # text, from `hush`
-    degree: float,   # share of the active neurons
-    kind: str,       # "drop" or "replace"
-    gen: torch.Generator,
-) -> Pattern:
-    "A pattern in which some of the active neurons sleep, or others stand in their places"
-    if kind not in ("drop", "replace"): raise UsageError(f"Neurons are damaged by 'drop' or 'replace', got '{kind}'.")
-    a, draw = pattern.strength, torch.rand(pattern.index.shape, generator=gen).to(pattern.strength.device)
-    rank = torch.where(pattern.active, draw, 2.).argsort(-1).argsort(-1) # active ones first, at random
-    hit = pattern.active & (rank < (degree * pattern.count()).round()[:, None])
-    if kind == "drop": return Pattern(pattern.position, pattern.index, torch.where(hit, 0., a), torch.where(hit[..., None], 0., pattern.state))
-    asleep = torch.rand(len(a), pool.pool.n, generator=gen).to(a.device).masked_fill(pattern.dense(pool.pool.n) > 0, -1.)
-    hit = hit & (rank < (asleep >= 0).sum(-1, keepdim=True)) # as many as there are sleepers
-    index = torch.where(hit, asleep.argsort(-1, descending=True).gather(1, rank), pattern.index)
-    return Pattern(pattern.position, index, a, torch.where(hit[..., None], pool.drive(index, said).tanh(), pattern.state))
-
-# %% ../../nbs/models/sprout_analysis.ipynb #f2df3510
-def basin(
-    model,
-    tokens,                # texts [b t]
-    degrees=(0., .1, .2, .3, .5, .7, 1.), # shares of active neurons to damage
-    kind: str = "replace", # or "drop"
-    hearing: bool = True,  # does the text go on driving the neurons?
-    trials: int = 8,       # of every text and degree
-    rounds: int = 2,       # of recruitment and steps
-    enough: float = .9,    # overlap from which on a pattern counts as back
-    seed: int = 0,         # of the damage
-) -> Basin:
-    "Damage the patterns of some texts, let them settle, and see where they end"
-    pool, scene = pool_of(model), scenes(model, tokens)[-1]
-    gen = torch.Generator().manual_seed(seed)
-    with untouched(model):
-        said = hush(pool, scene, hearing)
-        rows = [[_trial(pool, scene.after, said, g, kind, rounds, gen) for _ in range(trials)] for g in degrees]
-    began, at = (torch.stack([torch.stack([o[i] for o in r]) for r in rows]).cpu() for i in (0, 1)) # [g trials b b]
-    return _basin(list(degrees), began, at, enough)
-
-def _trial(pool, stored, said, degree, kind, rounds, gen):
-    "Overlap with every stored pattern, right after the damage and at the end; [b b] each"
-    hurt = damage_pattern(pool, stored, said, degree, kind, gen)
-    on = lambda p: p.dense(pool.pool.n) > 0
-    return tuple(_overlap_all(on(p), on(stored)) for p in (hurt, settle(pool, hurt, said, rounds)))
-
-def _overlap_all(a, b): # [b n] bool each -> [b b]
-    "Jaccard index of each with each"
-    both = a.float() @ b.float().T
-    return both / (a.sum(-1)[:, None] + b.sum(-1) - both).clamp(min=1)
-
-def _basin(degrees, began, at, enough): # [g trials b b] each
-    "What the overlaps say"
-    b = at.shape[-1]
-    own, eye = at.diagonal(dim1=-2, dim2=-1), torch.eye(b, dtype=torch.bool)
-    other = at.masked_fill(eye, -1.).amax(-1).clamp(min=0)
-    end = torch.where(at.amax(-1) > 0, torch.where(own >= other, torch.arange(b), at.masked_fill(eye, -1.).argmax(-1)), b) # an equal overlap is the own text's
-    ends = torch.nn.functional.one_hot(end, b + 1).sum(1)
-    share = lambda on: on.float().mean((1, 2))
-    return Basin(degrees, share(began.diagonal(dim1=-2, dim2=-1)), share(own), share(other), share(own >= enough), share(end == torch.arange(b)), ends)

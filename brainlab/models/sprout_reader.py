@@ -22,7 +22,7 @@ from ..core.model import BrainModel, LossOutput, cross_entropy
 from ..layers.attention import SelfAttention
 from ..layers.block import PreNormBlock, side_losses
 from ..layers.columns import DenseMLP
-from ..layers.interaction import linear
+from ..layers.neuron_update import linear
 from ..layers.pool import Pattern
 from ..layers.pool_stream import PatternReader
 from .sprout import PoolConfig
@@ -47,7 +47,7 @@ class SproutReaderConfig(PoolConfig):
         self.at_least_one("n_classes")
         self.at_least_zero("n_hidden")
         if self.task not in TASKS: raise unknown("task", self.task, TASKS, type(self).__name__)
-        if self.weights != "float32" or self.gradient_checkpointing: raise UsageError("A reader has float32 weights and keeps what training needs; leave 'weights' at float32 and 'gradient_checkpointing' off.")
+        if self.weights != "float32" or self.gradient_checkpointing: raise UsageError(f"A reader has neither int8 weights nor gradient checkpointing, got weights = '{self.weights}' and gradient_checkpointing = {self.gradient_checkpointing}; leave both at their defaults.")
 
 # %% ../../nbs/models/sprout_reader.ipynb #c967fb35
 @dataclass
@@ -71,7 +71,7 @@ class SproutReader(BrainModel):
         d, words = config.n_embd, config.task in ("next", "masked")
         self.embed = nn.Embedding(config.vocab_size, d)
         self.blocks = nn.ModuleList([_block(config) for _ in range(config.n_layer)])
-        self.enough, self.norm = nn.RMSNorm(d), nn.RMSNorm(d) # after the encoder, before the head
+        self.encoder_norm, self.norm = nn.RMSNorm(d), nn.RMSNorm(d) # after the encoder, before the head
         self.interaction = config.interaction() if config.pool else None
         self.by_token = config.task in ("masked", "answer")
         self.reader = PatternReader(d, config.n_head) if config.pool and self.by_token else None
@@ -101,7 +101,7 @@ def encode(self: SproutReader, tokens) -> tuple: # [b t] -> [b t d], mask [b t] 
     try: h = self.embed(tokens)
     except IndexError: raise UsageError(f"Token ids of this model go from 0 to {self.config.vocab_size - 1}, got {tokens.min()} to {tokens.max()}.") from None
     for block in self.blocks: h = block.run(h, partial(block.mixer, mask=mask))
-    return self.enough(h), mask
+    return self.encoder_norm(h), mask
 
 @patch
 def think(self: SproutReader,

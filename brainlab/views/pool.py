@@ -231,7 +231,7 @@ def strongest_messages(
 ) -> list:         # of (sender, receiver, weight), strongest first
     "Who is heard most by whom at this moment, itself left out; mean over heads"
     if not pattern.index.shape[1]: return []
-    w = array(interaction.exchange(pattern, weights=True)[row].mean(0))
+    w = array(interaction.message_weights(pattern)[row].mean(0))
     on, who = array(pattern.strength[row]) > 0, pattern.index[row].tolist()
     w = np.nan_to_num(w * on[:, None] * on) * (1 - np.eye(len(w)))
     at = np.argsort(-w, axis=None, kind="stable")[:most]
