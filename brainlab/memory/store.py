@@ -20,9 +20,9 @@ from typing import Callable
 import numpy as np
 from fastcore.basics import patch
 
-# %% ../../nbs/memory/store.ipynb #599fccaf
+# %% ../../nbs/memory/store.ipynb #0e124294
 from ..core.errors import BrainlabError, Locked, UsageError, unknown
-from ..core.files import atomic_dir, locked, remove_leftovers
+from ..core.files import _sync, atomic_dir, locked, remove_leftovers
 from .database import adopt, clear_errors, compact, connect, read_meta, transaction
 from .items import TIERS, Item, check_id, check_item, check_name, check_number
 from .records import add_item, check_changes, check_file, copy_file, delete_item, link_items, read_biography, read_item, read_keys, read_links, read_page, update_item
@@ -68,10 +68,12 @@ def _folder(folder):
         if (folder/name).is_symlink(): raise BrainlabError(f"'{folder/name}' is a link to another place; a memory keeps its files in its own folder.")
     return folder
 
-# %% ../../nbs/memory/store.ipynb #7d7b3feb
+# %% ../../nbs/memory/store.ipynb #66216c15
 @patch
 def _lock(self:Store, held):
     "Be the one writer"
+    with clear_errors(self.folder, "make the folder"):
+        for o in reversed([o for o in (self.folder, *self.folder.parents) if not o.exists()]): o.mkdir(exist_ok=True); _sync(o.parent) # a power cut must not take the folder
     try: held.enter_context(locked(self.folder/"memory.lock", "this memory"))
     except Locked: raise Locked(f"The memory in '{self.folder}' is open for writing already; close it there, or look at it with read_only=True.") from None
 
