@@ -35,7 +35,7 @@ from brainlab.memory.store import Store
 D = 8
 # Workers are forked from a clean process that knows the store and nothing heavy.
 workers = multiprocessing.get_context("forkserver")
-workers.set_forkserver_preload(["brainlab.memory.store", "apsw"])
+workers.set_forkserver_preload(["apsw", "numpy", "numpy.random", "pytest", "brainlab.memory.store"])
 
 
 def key(i):
