@@ -9,24 +9,22 @@ __all__ = ['KINDS', 'LONGEST', 'WEIGHTS', 'QUESTION_WORDS', 'BGE', 'check_texts'
            'pack_weights', 'unpack_weights', 'shipped_weights', 'LightEmbedder', 'bge_missing', 'BGEEmbedder',
            'HiddenEmbedder', 'chosen_embedder', 'open_embedder']
 
-# %% ../../nbs/memory/embedder.ipynb #4e05d678
-import gzip, hashlib, os, unicodedata
+# %% ../../nbs/memory/embedder.ipynb #49ed5e25
+import gzip, hashlib, unicodedata
 from functools import cache
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
-# %% ../../nbs/memory/embedder.ipynb #1fb7f83f
+# %% ../../nbs/memory/embedder.ipynb #3f0e8258
 import numpy as np
 import torch
-from fastcore.basics import patch
 
-# %% ../../nbs/memory/embedder.ipynb #0c020036
+# %% ../../nbs/memory/embedder.ipynb #17451d0a
 from ..core.errors import BrainlabError, UsageError, check_sizes, unknown
-from ..core.files import atomic_write, read_json, sha256
+from ..core.files import sha256
 from ..core.probe import probes, record
 from ..core.settings import settings
-from ..text.languages import hangul_ratio
 
 # %% ../../nbs/memory/embedder.ipynb #e603fb92
 KINDS = ("passage", "query")
