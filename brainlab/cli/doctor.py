@@ -160,7 +160,12 @@ def has_memory() -> bool:
 def look_embedder():
     "What turns text into memory keys"
     from brainlab.core.settings import settings
-    return Finding("embedder", f"setting: {settings().embedder}", "memory keys" if has_memory() else "no memory room yet: nothing reads this setting")
+    from brainlab.memory.embedder import chosen_embedder
+    wish, (found, why) = settings().embedder, chosen_embedder()
+    if found == "light": return Finding("embedder", f"setting: {wish}", "the light embedder: shared pieces of words, no meanings" + (f"; {why}" if wish == "auto" else ""), None if wish == "auto" else True)
+    from brainlab.memory.embedder import bge_missing
+    missing = bge_missing()
+    return Finding("embedder", f"setting: {wish}", f"opening BGE-M3 will fail or fetch it: {missing}" if missing else "BGE-M3", not missing)
 
 def look_tracker():
     "Where metrics go beside metrics.jsonl"
