@@ -140,7 +140,7 @@ def _sketched(self: ArchiveIndex, queries, k):
     order = np.argsort(-scores, 1, kind="stable")[:, :k]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(near, order, 1)
 
-# %% ../../nbs/memory/archive.ipynb #e5514a3e
+# %% ../../nbs/memory/archive.ipynb #90189ed0
 @patch
 def save(self: ArchiveIndex,
     path=None, # is the archive's own folder
@@ -170,7 +170,7 @@ def _load(
     folder = Path(folder)
     header, rows = read_header(folder/"archive.index"), folder/"archive.int8"
     for name, want in dict(identity=identity, changes=changes, kind="archive").items():
-        if header.get(name) != want: raise BrainlabError(f"'{folder}' has the {name} {str(header.get(name))[:100]!r}, expected {want!r}; it is built anew from the store.")
+        if header.get(name) != want: raise BrainlabError(f"'{folder}' has the {name} {repr(header.get(name))[:100]}, expected {want!r}; it is built anew from the store.")
     arrays = read_arrays(folder/"archive.index", header)
     try: ids, scale, n, d = whole_ids(arrays["ids"]), arrays["scale"], header["n"], header["d"]
     except (KeyError, UsageError): raise BrainlabError(f"'{folder}/archive.index' lacks ids or scales; it is built anew from the store.") from None
@@ -206,7 +206,7 @@ def open_archive(
         return found
     except BrainlabError as e: why = str(e)
     ids, keys = store.keys(tier)
-    found = ArchiveIndex(store.d or np.shape(keys)[1] or 1, folder, **how)
+    found = ArchiveIndex(store.d or (np.shape(keys)[1] if len(ids) else 1), folder, **how)
     if len(ids): found.add(ids, sound_keys(ids, np.asarray(keys, np.float32)))
     found.save(identity=identity, changes=changes)
     found.origin = f"rebuilt: {why}"

@@ -160,7 +160,7 @@ def make_index(
     if kind != "exact" and kind not in _kinds: raise unknown("kind of index", kind, ("exact", *_kinds))
     return ExactIndex(d, device, **how) if kind == "exact" else FaissIndex(d, kind, device, **how)
 
-# %% ../../nbs/memory/index.ipynb #2a511978
+# %% ../../nbs/memory/index.ipynb #17abf8f2
 @patch
 def save(self: Index,
     path,              # target file, replaced all at once
@@ -187,10 +187,10 @@ def _load(
     "Read an index; raises `BrainlabError` where it is not whole, or not the one that is meant"
     header = read_header(path)
     for name, want in dict(identity=identity, changes=changes).items():
-        if want is not None and header.get(name) != want: raise BrainlabError(f"'{path}' has the {name} {str(header.get(name))[:100]!r}, expected {want!r}; it is built anew from the store.")
+        if want is not None and header.get(name) != want: raise BrainlabError(f"'{path}' has the {name} {repr(header.get(name))[:100]}, expected {want!r}; it is built anew from the store.")
     arrays = read_arrays(path, header, most)
     try: found = _restored(header, arrays, device)
-    except (KeyError, TypeError, ValueError, AssertionError, RuntimeError, UsageError) as e: raise BrainlabError(f"'{path}' holds no index that fits its header ({str(e)[:100]}); it is built anew from the store.") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError, RuntimeError, UsageError) as e: raise BrainlabError(f"'{path}' holds no index that fits its header ({str(e)[:100]}); it is built anew from the store.") from None
     found.changes = header.get("changes")
     return found
 
@@ -220,7 +220,7 @@ def adopt(self: FaissIndex,
     alive = np.flatnonzero(ids >= 0)
     self._slots = dict(zip(ids[alive].tolist(), alive.tolist()))
 
-# %% ../../nbs/memory/index.ipynb #b526a352
+# %% ../../nbs/memory/index.ipynb #3037d9b6
 def open_index(
     store,               # with .keys(tier), .identity, .changes, .embedder, .d, .folder
     kind: str = "auto",  # "exact", "flat", "hnsw", "ivf"; "auto": as `choose` says
@@ -232,8 +232,8 @@ def open_index(
     "The index of a store's keys, from its file where that can be trusted; raises `BrainlabError` only where the store itself fails"
     changes = store.changes # before the keys: one that comes in between makes the file old, which is noticed
     ids, keys = store.keys(tier)
-    ids, keys = whole_ids(ids), sound_keys(ids, np.asarray(keys, np.float32).reshape(len(ids), -1))
-    d = store.d or keys.shape[1] or 1
+    d = store.d or (np.shape(keys)[1] if len(ids) else 1)
+    ids, keys = whole_ids(ids), sound_keys(ids, np.asarray(keys, np.float32).reshape(len(ids), d))
     kind = choose(len(ids), d, device) if kind == "auto" else kind
     path = Path(path or Path(store.folder)/f"{tier or 'all'}.index")
     identity = "/".join(map(str, (store.identity, store.embedder, d, tier or "all")))
@@ -253,7 +253,7 @@ def sound_keys(
     length = np.linalg.norm(keys, axis=1, keepdims=True)
     bad = np.flatnonzero(~(np.isfinite(length) & (length > 0)))
     if len(bad): raise BrainlabError(f"The key of item {int(ids[bad[0]])} has the length {length[bad[0], 0]:g}, expected a unit vector; store the item again with a sound key.")
-    return np.where(abs(length - 1) < .01, keys, keys / length)
+    return keys / length if (abs(length - 1) > .01).any() else keys
 
 def _trusted(index, fresh, ids, keys, changes):
     "A loaded index as it should be now; raises `BrainlabError` where it has to be built anew"
@@ -280,5 +280,6 @@ def follow(self: Index,
 
 def _kept(index, path, identity, changes):
     "Store the index where that is possible"
+    if path.exists() and not path.is_file(): return # a pipe would keep us waiting
     try: index.save(path, identity, changes)
     except IOFault: pass # a read-only or full disk: the index is there, and is built again next time

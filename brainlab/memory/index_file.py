@@ -36,11 +36,12 @@ def write_index_file(
     for p in parts: seen.update(p)
     atomic_write(path, b"".join([MAGIC, seen.digest(), *parts]))
 
-# %% ../../nbs/memory/index_file.ipynb #afc0d44f
+# %% ../../nbs/memory/index_file.ipynb #5841a4a2
 def read_header(
     path,
 ) -> dict: # with "arrays" and "at", where they begin
     "The header of an index file; raises `BrainlabError` where it is not one"
+    if os.path.exists(path) and not os.path.isfile(path): raise IOFault(f"'{path}' is not a file but a folder, pipe or device; the index is built from the store.") # a pipe would keep us waiting
     try:
         with open(path, "rb") as f:
             size, head = os.fstat(f.fileno()).st_size, f.read(44)
