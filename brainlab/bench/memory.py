@@ -8,8 +8,8 @@ Docs: https://brainlab.github.io/brainlab/bench/memory.html.md"""
 __all__ = ['GOALS', 'NEEDS', 'KERNELS', 'WIDTHS', 'PARTS', 'one_thread', 'mixture', 'recall', 'tune', 'built', 'approximate',
            'recall_figure', 'crossover', 'crossover_figure', 'rates', 'exact_top', 'run']
 
-# %% ../../nbs/bench/memory.ipynb #9c865ba6
-import math, tempfile, time
+# %% ../../nbs/bench/memory.ipynb #b53a196a
+import tempfile, time
 from contextlib import contextmanager
 from functools import partial
 from itertools import cycle
@@ -98,7 +98,7 @@ def built(
     index.add(np.arange(len(keys)), keys)
     return index, time.perf_counter() - start
 
-# %% ../../nbs/bench/memory.ipynb #ec08cb34
+# %% ../../nbs/bench/memory.ipynb #8d52be16
 def _asking(index, queries, k):
     "A function that asks the next query"
     turn = cycle(range(len(queries)))
@@ -148,9 +148,9 @@ def _asking_faiss(flat, queries, k):
     return f
 
 def _looked_at(index, width):
-    "Share of the rows that a search reads, centres included; of a graph at least `width` keys with their neighbours' rows"
+    "Share of the flat index's bytes that a search reads: lists and centres of one byte per number; of a graph at least `width` keys with their neighbours' rows"
     if index.kind == "hnsw": return min(1, width * index.how["m"] / len(index))
-    return (index._faiss.nlist + len(index) * min(width, index._faiss.nlist) / index._faiss.nlist) / len(index)
+    return (index._faiss.nlist + len(index) * min(width, index._faiss.nlist) / index._faiss.nlist) / len(index) / 4
 
 # %% ../../nbs/bench/memory.ipynb #708caf22
 def recall_figure(

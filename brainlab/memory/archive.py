@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-# %% ../../nbs/memory/archive.ipynb #ef652ee5
+# %% ../../nbs/memory/archive.ipynb #217519ed
 from ..core.errors import BrainlabError, IOFault, UsageError
 from ..kernels.nearest import two_stage
-from .exact import ExactIndex, Index, whole_ids
+from .exact import Index, whole_ids
 from .index import faiss_or_sentence, sound_keys
 from .index_file import read_arrays, read_header, write_index_file
 

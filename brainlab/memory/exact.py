@@ -142,7 +142,7 @@ def _close(self: Index, slots):
     self._n = n
     return moved, holes
 
-# %% ../../nbs/memory/exact.ipynb #64259b75
+# %% ../../nbs/memory/exact.ipynb #700df0c4
 @patch
 def search(self: Index,
     queries, # [q d] unit vectors
@@ -172,14 +172,16 @@ def _ranked(self: Index, queries, m, slots):
     "Ids and scores [q m] among all, or among some slots; equal scores by id"
     n = len(self) if slots is None else len(slots)
     look = self._nearest if slots is None else lambda q, k: self._nearest_of(q, k, slots)
-    ask = min(m + 1, n)
+    exact = self.exact or slots is not None
+    ask = min(m + exact, n)
     scores, at = look(queries, ask)
-    while (self.exact or slots is not None) and ask < n and (scores[:, m - 1] == scores[:, -1]).any():
+    while exact and ask < n and (scores[:, m - 1] == scores[:, -1]).any():
         ask = min(2 * ask, n)
         scores, at = look(queries, ask)
     short = np.flatnonzero((at < 0)[:, :m].any(1)) # an approximate search may come back with too few
     if len(short): scores[short], at[short] = self._nearest_of(queries[short], ask, np.fromiter(self._slots.values(), np.int64, len(self)))
-    ids = np.where(at < 0, np.iinfo(np.int64).max, self._ids[at])
+    ids = self._ids[at]
+    if not (scores[:, 1:m] == scores[:, :m - 1]).any(): return ids[:, :m], scores[:, :m]
     order = np.lexsort((ids, -scores), axis=-1)[:, :m]
     return np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
 

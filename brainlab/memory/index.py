@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-# %% ../../nbs/memory/index.ipynb #7014b005
+# %% ../../nbs/memory/index.ipynb #def9f737
 from ..core.errors import BrainlabError, IOFault, UsageError, check_sizes, unknown
-from .exact import ExactIndex, Found, Index, unit_rows, whole_ids # noqa: F401
+from .exact import ExactIndex, Found, Index, grown, unit_rows, whole_ids # noqa: F401
 from .index_file import read_arrays, read_header, write_index_file
 
-# %% ../../nbs/memory/index.ipynb #4fb7c270
+# %% ../../nbs/memory/index.ipynb #14055669
 _kinds = ("flat", "hnsw", "ivf")
 
 def faiss_or_sentence():
@@ -51,6 +51,7 @@ class FaissIndex(Index):
     def _clear(self):
         super()._clear()
         self._faiss, self._trained, self._copy = self._empty(0), 0, None
+        self._kept = np.empty((0, self.d), np.float32) # ivf: the keys themselves
 
     def _empty(self, lists):
         "An untrained index of this kind; for ivf with that many lists, flat below one"
@@ -60,29 +61,40 @@ class FaissIndex(Index):
             found.hnsw.efConstruction = self.how["build"]
             return found
         if self.kind == "flat" or not lists: return faiss.IndexFlatIP(self.d)
-        found = faiss.IndexIVFFlat(faiss.IndexFlatIP(self.d), self.d, lists, faiss.METRIC_INNER_PRODUCT)
+        found = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatIP(self.d), self.d, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
         found.cp.seed, found.cp.niter, found.cp.min_points_per_centroid, found.cp.max_points_per_centroid = self.how["seed"] + 1, 10, 1, 39
         return found
 
-# %% ../../nbs/memory/index.ipynb #5d264fb7
+# %% ../../nbs/memory/index.ipynb #1ee09410
 @patch
 def _put(self: FaissIndex, keys):
-    self._copy = None
+    self._copy, n = None, self._n + len(keys)
+    if self.kind == "ivf":
+        self._kept = grown(self._kept, n, self._n)
+        self._kept[self._n:n] = keys
+        if n >= max(1000, 4 * self._trained): return self._train(n)
     self._faiss.add(keys)
-    n = self._n + len(keys)
-    if self.kind == "ivf" and n >= max(1000, 4 * self._trained): self._train(n)
 
 @patch
 def _train(self: FaissIndex, n):
     "Learn centres from all rows, and sort these into their lists"
-    rows = self._rows(np.arange(n))
     new = self._empty(2 ** round(np.log2(4 * n**.5)))
-    new.train(rows); new.add(rows)
-    new.make_direct_map()
+    new.train(self._kept[:n])
+    if self.device == "cpu": self._centres = _in_bytes(new)
+    new.add(self._kept[:n])
     self._faiss, self._trained = new, n
+
+def _in_bytes(ivf):
+    "Give an index of lists its centres with one byte per number; they are to be kept as long as the index"
+    faiss = faiss_or_sentence()
+    centres, small = ivf.quantizer.reconstruct_n(0, ivf.nlist), faiss.IndexScalarQuantizer(ivf.d, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+    small.train(centres); small.add(centres)
+    ivf.own_fields, ivf.quantizer = False, small
+    return small
 
 @patch
 def _rows(self: FaissIndex, slots):
+    if self.kind == "ivf": return self._kept[slots]
     if not len(slots): return np.empty((0, self.d), np.float32)
     return self._faiss.reconstruct_batch(np.ascontiguousarray(slots, np.int64))
 
@@ -111,7 +123,7 @@ def _rebuild(self: FaissIndex):
     self._clear()
     if len(ids): self.add(ids, rows)
 
-# %% ../../nbs/memory/index.ipynb #634b82d1
+# %% ../../nbs/memory/index.ipynb #a4c72c3b
 @patch
 def _nearest(self: FaissIndex, queries, k):
     faiss, sel = faiss_or_sentence(), None
@@ -119,10 +131,26 @@ def _nearest(self: FaissIndex, queries, k):
         alive = np.packbits(self._ids[:self._n] >= 0, bitorder="little")
         sel = faiss.IDSelectorBitmap(alive)
     if self.kind == "hnsw": how = faiss.SearchParametersHNSW(efSearch=max(self.how["ef"], k), sel=sel)
-    elif self._trained: how = faiss.SearchParametersIVF(nprobe=self.lists(), sel=sel)
+    elif self._trained: return self._by_lists(queries, k, faiss.SearchParametersIVF(nprobe=self.lists(), sel=sel))
     else: how = faiss.SearchParameters(sel=sel) if sel else None
-    scores, slots = (self._searcher() if sel is None else self._faiss).search(queries, k, params=how)
+    scores, slots = self._look(queries, k, how)
     return np.where(slots < 0, -np.inf, scores).astype(np.float32), slots
+
+@patch
+def _look(self: FaissIndex, queries, k, how):
+    "FAISS's search; on the GPU where every slot is alive"
+    whole = how is None or how.sel is None
+    return (self._searcher() if whole else self._faiss).search(queries, k, params=how)
+
+@patch
+def _by_lists(self: FaissIndex, queries, k, how):
+    "Candidates from the lists, scored again by the keys themselves"
+    near = self._look(queries, min(self._n, 2 * k + 20), how)[1]
+    scores = np.stack([self._kept[c] @ q for q, c in zip(queries, near)])
+    scores[near < 0] = -np.inf
+    order = np.argsort(-scores, 1, kind="stable")[:, :k]
+    rows = np.arange(len(near))[:, None]
+    return scores[rows, order], near[rows, order]
 
 @patch
 def lists(self: FaissIndex) -> int:
@@ -160,7 +188,7 @@ def make_index(
     if kind != "exact" and kind not in _kinds: raise unknown("kind of index", kind, ("exact", *_kinds))
     return ExactIndex(d, device, **how) if kind == "exact" else FaissIndex(d, kind, device, **how)
 
-# %% ../../nbs/memory/index.ipynb #17abf8f2
+# %% ../../nbs/memory/index.ipynb #316f1701
 @patch
 def save(self: Index,
     path,              # target file, replaced all at once
@@ -175,6 +203,7 @@ def save(self: Index,
         else:
             header |= dict(how=self.how, trained=self._trained)
             arrays["faiss"] = faiss_or_sentence().serialize_index(self._faiss)
+            if self.kind == "ivf": arrays["rows"] = self._kept[:self._n]
         write_index_file(path, header, arrays)
 
 def _load(
@@ -201,7 +230,7 @@ def _restored(header, arrays, device):
     kind, ids, how = header["kind"], arrays["ids"], header.get("how", {})
     index = make_index(kind, header["d"], device, **{n: how[n] for n in ("m", "build", "ef", "nprobe", "seed") if n in how})
     if kind in ("exact", "flat"): index.add(ids, arrays["rows"])
-    else: index.adopt(ids, arrays["faiss"], header["trained"])
+    else: index.adopt(ids, arrays["faiss"], header["trained"], arrays.get("rows"))
     if not len(index) == header["n"] == (ids >= 0).sum(): raise ValueError("the number of keys")
     return index
 
@@ -210,12 +239,15 @@ def adopt(self: FaissIndex,
     ids,   # int64 [n], -1 where a slot is dead
     data,  # uint8, as FAISS writes an index
     trained: int, # keys that the lists were learned from; 0: none
+    rows=None,    # float32 [n d], for lists
 ):
     "Take over a stored index of FAISS, which must have been checked"
     faiss = faiss_or_sentence()
     found, lists = faiss.deserialize_index(data), bool(trained) # already of its own class; a downcast would not own its memory
-    kind = faiss.IndexHNSWFlat if self.kind == "hnsw" else faiss.IndexIVFFlat if lists else faiss.IndexFlatIP
+    kind = faiss.IndexHNSWFlat if self.kind == "hnsw" else faiss.IndexIVFScalarQuantizer if lists else faiss.IndexFlatIP
     if not isinstance(found, kind) or found.d != self.d or found.ntotal != len(ids) or found.metric_type != faiss.METRIC_INNER_PRODUCT: raise ValueError("another index of FAISS")
+    if self.kind == "ivf" and (rows is None or rows.shape != (len(ids), self.d)): raise ValueError("other rows")
+    if self.kind == "ivf": self._kept = rows
     self._faiss, self._trained, self._ids, self._n = found, trained, ids.copy(), len(ids)
     alive = np.flatnonzero(ids >= 0)
     self._slots = dict(zip(ids[alive].tolist(), alive.tolist()))

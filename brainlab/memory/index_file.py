@@ -7,9 +7,8 @@ Docs: https://brainlab.github.io/brainlab/memory/index_file.html.md"""
 # %% auto #0
 __all__ = ['MAGIC', 'MOST_HEADER', 'TYPES', 'write_index_file', 'read_header', 'read_arrays']
 
-# %% ../../nbs/memory/index_file.ipynb #a9fdeb5c
+# %% ../../nbs/memory/index_file.ipynb #441b6116
 import hashlib, json, os
-from pathlib import Path
 
 # %% ../../nbs/memory/index_file.ipynb #91912f9b
 import numpy as np
