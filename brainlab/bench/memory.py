@@ -66,7 +66,7 @@ def mixture(
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     return x[:n], x[n:]
 
-# %% ../../nbs/bench/memory.ipynb #0083c36d
+# %% ../../nbs/bench/memory.ipynb #b25e9e79
 def recall(
     found, # ids [q k]
     truth, # ids [q k], of an exact search
@@ -74,7 +74,7 @@ def recall(
     "Share of the true neighbours that were found"
     return float(np.mean([len({*a} & {*b}) / len(b) for a, b in zip(found.tolist(), truth.tolist())]))
 
-WIDTHS = {"ivf": ("nprobe", (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)), "hnsw": ("ef", (10, 16, 24, 32, 48, 64, 96, 128, 192, 256))}
+WIDTHS = {"ivf": ("nprobe", (1, 2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64)), "hnsw": ("ef", (10, 16, 24, 32, 48, 64, 96, 128, 192, 256))}
 
 def tune(
     index: FaissIndex,
@@ -98,7 +98,7 @@ def built(
     index.add(np.arange(len(keys)), keys)
     return index, time.perf_counter() - start
 
-# %% ../../nbs/bench/memory.ipynb #8d52be16
+# %% ../../nbs/bench/memory.ipynb #9523554e
 def _asking(index, queries, k):
     "A function that asks the next query"
     turn = cycle(range(len(queries)))
@@ -126,18 +126,26 @@ def approximate(
 def _against_flat(flat, index, seconds, tuning, measured, want, rounds):
     "One kind against the flat index"
     (asked, truth), (field, values), k = measured, WIDTHS[index.kind], measured[1].shape[1]
-    width = tune(index, *tuning, want + .01) # a little more, because the other half may be harder
+    width = tune(index, *tuning, want + .005) # a little more, because the other half may be harder
     ours = _asking(index, asked, k)
     bare = _asking_faiss(flat, asked, k)
     ts = compare({"ours": ours, "flat": bare, "flat, as ours": _asking(flat, asked, k)}, rounds, seconds=.01)
-    found, curve = recall(index.search(asked, k).ids, truth), []
+    found, curve, busy = recall(index.search(asked, k).ids, truth), [], {n: _processor_us(f) for n, f in dict(ours=ours, flat=bare).items()}
     for v in values:
         index.how[field] = v
         curve.append(dict(width=v, recall=round(recall(index.search(asked, k).ids, truth), 4), us=round(compare({"ours": ours}, 5, seconds=.01)["ours"].median_us, 1)))
     goal = len(flat) == 100_000 and flat.d == 768 and found >= want and index.kind == "ivf"
-    shape = dict(n=len(flat), d=flat.d, q=1, k=k, kind=index.kind, threads=1, build_seconds=round(seconds, 1), mixture="2000 clusters, 64 topics, 128 directions, seed 0") | {field: width}
+    shape = dict(n=len(flat), d=flat.d, q=1, k=k, kind=index.kind, threads=1, build_seconds=round(seconds, 1), mixture="2000 clusters, 64 topics, 128 directions, seed 0") | {field: width, "processor_us": busy}
     return record("C5" if goal else None, f"{k} nearest of {len(flat):,} x {flat.d} by {index.kind}, recall {found:.3f}", ts["ours"], ("FAISS flat, one thread", ts["flat"]), bar=50 if goal else None,
                   limit=round(1 / _looked_at(index, width), 1), shape=shape, quality=dict(ours=round(found, 4), rival=1.), curve=curve)
+
+def _processor_us(f, calls=60):
+    "Median processor time of a call: unlike the clock, it stands still while other programs have the core"
+    seen = []
+    for _ in range(calls):
+        start = time.thread_time(); f()
+        seen.append(time.thread_time() - start)
+    return round(sorted(seen)[calls // 2] * 1e6, 1)
 
 def _asking_faiss(flat, queries, k):
     "FAISS itself, without our checks"
@@ -224,7 +232,7 @@ def _seconds(f):
     start = time.perf_counter(); f()
     return time.perf_counter() - start
 
-# %% ../../nbs/bench/memory.ipynb #d4030418
+# %% ../../nbs/bench/memory.ipynb #f81a385b
 def exact_top(
     device: str = "cuda",
     n: int = 100_000, d: int = 768, # keys, width
@@ -263,8 +271,10 @@ def _beside_graph(keys, queries, truth, theirs):
 def _exact_records(ts, theirs, notes, rows, shape, dtype, device):
     "Against the absolute goal, against each rival"
     goal, best = "G13" if device != "cpu" else None, min((n for n in ts if n.startswith("ours")), key=lambda n: ts[n].median_us)
-    floor = roofline(device, dtype).floor_us(rows.half.nbytes, shape["q"] * rows.half.numel())
-    note = dict(shape=shape | dict(form=best, cpu_threads=torch.get_num_threads()), dtype=dtype, device=device, share_of_roofline=round(floor / ts[best].median_us, 3), limit=round(floor, 1))
+    note = dict(shape=shape | dict(form=best, cpu_threads=torch.get_num_threads()), dtype=dtype, device=device)
+    if goal:
+        floor = roofline(device, dtype).floor_us(rows.half.nbytes, shape["q"] * rows.half.numel())
+        note |= dict(share_of_roofline=round(floor / ts[best].median_us, 3), limit=round(floor, 1))
     what = f"exact {shape['k']} nearest of {shape['n']:,} x {shape['d']} for {shape['q']} queries"
     found = [record(goal, what, ts[best], ("the goal of 120 us", 120.), bar=1 if goal else None, curve=medians(ts), **note)]
     bars = {"FAISS flat on the CPU": 100 if goal else None}
