@@ -215,11 +215,23 @@ class LightEmbedder(Embedder):
         rows = [self._rows(o, kind) for o in _batches(check_texts(texts, kind))]
         return np.concatenate([np.zeros((0, self.d), np.float32), *rows])
 
+    def weigh(self,
+        question: str,
+    ) -> tuple: # hash of 40 bits [f], weight [f]
+        "The features of a question and how much each of them matters"
+        _, h, sort, count = features([question])
+        return h, self._value(h, sort, count, "query")
+
+    def _value(self, h, sort, count, kind):
+        "Weights of features"
+        value = self._kinds[sort] * self._table[_slots(h)] * np.sqrt(count)
+        if kind == "query": value[np.isin(h, _asking())] *= self.asking
+        return value
+
     def _rows(self, texts, kind):
         "Rows of a few texts"
         text, h, sort, count = features(texts)
-        value = self._kinds[sort] * self._table[_slots(h)] * np.sqrt(count)
-        if kind == "query": value[np.isin(h, _asking())] *= self.asking
+        value = self._value(h, sort, count, kind)
         rows = self._spread(text, h, value, len(texts))
         for i in np.flatnonzero(~rows.any(1)): rows[i] = self._spread(np.zeros(1, np.int64), _own_hash(texts[i]), np.ones(1), 1, salts=(1,))
         if kind == "passage": rows = np.copysign(np.sqrt(np.abs(rows)), rows)
