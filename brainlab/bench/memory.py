@@ -98,7 +98,7 @@ def built(
     index.add(np.arange(len(keys)), keys)
     return index, time.perf_counter() - start
 
-# %% ../../nbs/bench/memory.ipynb #9523554e
+# %% ../../nbs/bench/memory.ipynb #213c0431
 def _asking(index, queries, k):
     "A function that asks the next query"
     turn = cycle(range(len(queries)))
@@ -126,7 +126,7 @@ def approximate(
 def _against_flat(flat, index, seconds, tuning, measured, want, rounds):
     "One kind against the flat index"
     (asked, truth), (field, values), k = measured, WIDTHS[index.kind], measured[1].shape[1]
-    width = tune(index, *tuning, want + .005) # a little more, because the other half may be harder
+    width = tune(index, *tuning, want + .015) # a little more, because the other half may be harder
     ours = _asking(index, asked, k)
     bare = _asking_faiss(flat, asked, k)
     ts = compare({"ours": ours, "flat": bare, "flat, as ours": _asking(flat, asked, k)}, rounds, seconds=.01)
@@ -156,9 +156,9 @@ def _asking_faiss(flat, queries, k):
     return f
 
 def _looked_at(index, width):
-    "Share of the flat index's bytes that a search reads: lists and centres of one byte per number; of a graph at least `width` keys with their neighbours' rows"
+    "Share of the flat index's bytes that a search reads: all centres, and lists with a sixteenth of the bytes; of a graph at least `width` keys with their neighbours' rows"
     if index.kind == "hnsw": return min(1, width * index.how["m"] / len(index))
-    return (index._faiss.nlist + len(index) * min(width, index._faiss.nlist) / index._faiss.nlist) / len(index) / 4
+    return (index._faiss.nlist + len(index) * min(width, index._faiss.nlist) / index._faiss.nlist / 16) / len(index)
 
 # %% ../../nbs/bench/memory.ipynb #708caf22
 def recall_figure(

@@ -19,7 +19,7 @@ from ..core.errors import BrainlabError, IOFault, UsageError, check_sizes, unkno
 from .exact import ExactIndex, Found, Index, grown, unit_rows, whole_ids # noqa: F401
 from .index_file import read_arrays, read_header, write_index_file
 
-# %% ../../nbs/memory/index.ipynb #14055669
+# %% ../../nbs/memory/index.ipynb #6c0b7f81
 _kinds = ("flat", "hnsw", "ivf")
 
 def faiss_or_sentence():
@@ -61,11 +61,15 @@ class FaissIndex(Index):
             found.hnsw.efConstruction = self.how["build"]
             return found
         if self.kind == "flat" or not lists: return faiss.IndexFlatIP(self.d)
-        found = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatIP(self.d), self.d, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+        centres, by = faiss.IndexFlatIP(self.d), faiss.METRIC_INNER_PRODUCT
+        if self.d > 256 and self.d % 2 == 0: # short keys are too few bytes to be worth the coarser scores
+            found = faiss.IndexIVFPQFastScan(centres, self.d, lists, self.d // 2, 4, by)
+            found.pq.cp.min_points_per_centroid = 1
+        else: found = faiss.IndexIVFScalarQuantizer(centres, self.d, lists, faiss.ScalarQuantizer.QT_8bit, by)
         found.cp.seed, found.cp.niter, found.cp.min_points_per_centroid, found.cp.max_points_per_centroid = self.how["seed"] + 1, 10, 1, 39
         return found
 
-# %% ../../nbs/memory/index.ipynb #1ee09410
+# %% ../../nbs/memory/index.ipynb #415203cf
 @patch
 def _put(self: FaissIndex, keys):
     self._copy, n = None, self._n + len(keys)
@@ -80,17 +84,8 @@ def _train(self: FaissIndex, n):
     "Learn centres from all rows, and sort these into their lists"
     new = self._empty(2 ** round(np.log2(4 * n**.5)))
     new.train(self._kept[:n])
-    if self.device == "cpu": self._centres = _in_bytes(new)
     new.add(self._kept[:n])
     self._faiss, self._trained = new, n
-
-def _in_bytes(ivf):
-    "Give an index of lists its centres with one byte per number; they are to be kept as long as the index"
-    faiss = faiss_or_sentence()
-    centres, small = ivf.quantizer.reconstruct_n(0, ivf.nlist), faiss.IndexScalarQuantizer(ivf.d, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
-    small.train(centres); small.add(centres)
-    ivf.own_fields, ivf.quantizer = False, small
-    return small
 
 @patch
 def _rows(self: FaissIndex, slots):
@@ -188,7 +183,7 @@ def make_index(
     if kind != "exact" and kind not in _kinds: raise unknown("kind of index", kind, ("exact", *_kinds))
     return ExactIndex(d, device, **how) if kind == "exact" else FaissIndex(d, kind, device, **how)
 
-# %% ../../nbs/memory/index.ipynb #316f1701
+# %% ../../nbs/memory/index.ipynb #49a6355b
 @patch
 def save(self: Index,
     path,              # target file, replaced all at once
@@ -244,7 +239,7 @@ def adopt(self: FaissIndex,
     "Take over a stored index of FAISS, which must have been checked"
     faiss = faiss_or_sentence()
     found, lists = faiss.deserialize_index(data), bool(trained) # already of its own class; a downcast would not own its memory
-    kind = faiss.IndexHNSWFlat if self.kind == "hnsw" else faiss.IndexIVFScalarQuantizer if lists else faiss.IndexFlatIP
+    kind = faiss.IndexHNSWFlat if self.kind == "hnsw" else (faiss.IndexIVFPQFastScan, faiss.IndexIVFScalarQuantizer) if lists else faiss.IndexFlatIP
     if not isinstance(found, kind) or found.d != self.d or found.ntotal != len(ids) or found.metric_type != faiss.METRIC_INNER_PRODUCT: raise ValueError("another index of FAISS")
     if self.kind == "ivf" and (rows is None or rows.shape != (len(ids), self.d)): raise ValueError("other rows")
     if self.kind == "ivf": self._kept = rows
