@@ -415,12 +415,11 @@ def test_the_log_does_not_grow_without_bound(tmp_path, monkeypatch):
             while not stop.is_set(): len(other); sum(1 for _ in other.items())
         readers = [threading.Thread(target=read) for _ in range(2)]
         for o in readers: o.start()
-        for n in range(150):
+        for _ in range(150):
             store.add([Item("x" * 3000) for _ in range(20)]).result()
             sizes.append((tmp_path/"mind"/"memory.sqlite-wal").stat().st_size)
         stop.set()
         for o in readers: o.join()
-        print(sizes[::10])
         assert max(sizes) < 8 * 2**20 < 150 * 20 * 3000, f"{max(sizes):,} bytes of log"
 
 
