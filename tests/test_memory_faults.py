@@ -88,6 +88,8 @@ def killed(folder, seed, copying):
         p.start(); there.close()
         first = here.recv(65536)
         assert first, "the process did not begin to write"
+        stop = time.monotonic() + 60
+        while copying and seed == 0 and not [*folder.parent.glob(f"{folder.name}-copy*")] and time.monotonic() < stop: time.sleep(.01) # one copy at least is whole
         threading.Timer(random.Random(seed).random() * .15, os.kill, (p.pid, signal.SIGKILL)).start()
         parts = [first]
         while part := here.recv(65536): parts.append(part)
