@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from ..core.errors import BrainlabError, IOFault, Locked, UsageError
 from .items import pack_key
 
-# %% ../../nbs/memory/database.ipynb #435430f9
+# %% ../../nbs/memory/database.ipynb #b8a153a7
 VERSION, _application = 1, 0x6272_6c62 # "brlb" in the header of the file
 
 _schema = f"""
@@ -29,7 +29,7 @@ CREATE INDEX items_replaced_by ON items(replaced_by);
 CREATE TABLE events(id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES items(id) ON DELETE CASCADE, at REAL NOT NULL, what TEXT NOT NULL, note INTEGER REFERENCES content(id),
     tier TEXT NOT NULL, uses INTEGER NOT NULL, confirmations REAL NOT NULL, contradictions REAL NOT NULL) STRICT;
 CREATE INDEX events_item ON events(item);
-CREATE INDEX events_note ON events(note) WHERE note IS NOT NULL;
+CREATE INDEX events_note ON events(note);
 CREATE TABLE links(a INTEGER NOT NULL REFERENCES items(id) ON DELETE CASCADE, b INTEGER NOT NULL REFERENCES items(id) ON DELETE CASCADE, kind TEXT NOT NULL, weight REAL NOT NULL,
     PRIMARY KEY(a, b, kind)) STRICT, WITHOUT ROWID;
 CREATE INDEX links_b ON links(b);

@@ -16,10 +16,10 @@ from dataclasses import replace
 # %% ../../nbs/memory/records.ipynb #869c7e27
 import numpy as np
 
-# %% ../../nbs/memory/records.ipynb #4f398634
+# %% ../../nbs/memory/records.ipynb #5e49eb91
 from ..core.errors import BrainlabError, UsageError, unknown
-from .database import append, clear_errors, connect, read_meta, set_meta, transaction, wipe
-from .items import COLUMNS, Event, Item, Link, TIERS, check_id, check_item, check_name, check_number, check_text, from_row, unpack_key
+from .database import append, clear_errors, read_meta, set_meta, wipe
+from .items import COLUMNS, Event, Item, Link, check_id, check_item, check_name, check_text, from_row, unpack_key
 
 # %% ../../nbs/memory/records.ipynb #f411fdee
 def _changed(db, n=1): db.execute("UPDATE meta SET value = value + ? WHERE name = 'changes'", (n,))

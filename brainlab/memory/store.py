@@ -7,14 +7,14 @@ Docs: https://brainlab.github.io/brainlab/memory/store.html.md"""
 # %% auto #0
 __all__ = ['Store']
 
-# %% ../../nbs/memory/store.ipynb #f4e5bd97
+# %% ../../nbs/memory/store.ipynb #7d13b065
 import atexit, os, threading, time, uuid, weakref
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 
 # %% ../../nbs/memory/store.ipynb #36254115
 import numpy as np
@@ -141,14 +141,14 @@ def _next(self:Store) -> list:
         self._turn.notify_all()
     return calls
 
-# %% ../../nbs/memory/store.ipynb #aacfa032
+# %% ../../nbs/memory/store.ipynb #7ee85719
 @patch
 def _work(self:Store):
     "Life of the writer"
     while calls := self._next():
         calls = [o for o in calls if o.future.set_running_or_notify_cancel()]
         if not calls: continue
-        if calls[0].alone: self._settle(calls, self._try(lambda: [calls[0].do(self._db)]))
+        if calls[0].alone: self._settle(calls, self._try(lambda do=calls[0].do: [do(self._db)]))
         else: self._commit(calls)
         try: self._shorten()
         except Exception: pass # the log is a little longer for now; what is in it is safe
