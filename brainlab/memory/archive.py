@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from ..core.errors import BrainlabError, IOFault, UsageError
 from ..kernels.nearest import two_stage
 from .exact import Index, whole_ids
-from .index import faiss_or_sentence, sound_keys
+from .index import faiss_or_sentence, identity_of, sound_keys
 from .index_file import read_arrays, read_header, write_index_file
 
 # %% ../../nbs/memory/archive.ipynb #7125234f
@@ -199,7 +199,7 @@ def open_archive(
 ) -> ArchiveIndex: # with `.origin`
     "The archive of a store's keys, from its files where those can be trusted"
     folder, changes = Path(folder or Path(store.folder)/"archive"), store.changes
-    identity = "/".join(map(str, (store.identity, store.embedder, store.d, tier or "all")))
+    identity = identity_of(store, tier)
     try:
         found = _load(folder, identity, changes, **how)
         found.origin = "loaded"
