@@ -17,7 +17,7 @@ import numpy as np
 from ..core.errors import UsageError
 from .embedder import LightEmbedder, features
 
-# %% ../../nbs/memory/recognition.ipynb #97bd800d
+# %% ../../nbs/memory/recognition.ipynb #88eda1ce
 _SLOTS = 1 << 20 # counters; a feature's is the upper half of its hash
 
 class Lexicon:
@@ -37,8 +37,8 @@ class Lexicon:
     def signs(self,
         question: str,
         texts: list,   # of the memories that came back
-    ) -> np.ndarray:   # [n 2]: weight of the question's pieces that other memories hold and this one does not; that no memory holds
-        "What of a question is missing in each text, as shares of its weight"
+    ) -> np.ndarray:   # [n 2]: share of the question's weight in pieces that other memories hold and this one does not; in pieces that no memory holds
+        "What of a question is missing in each text"
         hashes, weight = self._light.weigh(question)
         known = self.counts[hashes >> 20]
         weight = weight * np.log((self.n + 2) / (known + 1)) / np.log(self.n + 2)
@@ -47,9 +47,9 @@ class Lexicon:
         missing = [~np.isin(hashes, held[text == i]) for i in range(len(texts))]
         return np.array([[weight[m & (known > 0)].sum(), weight[m & (known == 0)].sum()] for m in missing]).reshape(-1, 2)
 
-# %% ../../nbs/memory/recognition.ipynb #db1d88c6
-SIGNS = ("similarity", "missing here", "missing everywhere", "lead")
-PRIOR = (20.83, -21., 9.05, 1.99, -13.71) # weights of the signs and offset, learned below
+# %% ../../nbs/memory/recognition.ipynb #1c2c29e0
+SIGNS = ("similarity", "missing here", "missing everywhere", "missing everywhere, of much")
+PRIOR = (26.72, -19.96, 1.17, 5.79, -16.09) # weights of the signs and offset, learned below
 
 @dataclass
 class Candidate:
@@ -63,15 +63,12 @@ def rank(
     question: str,
     texts: list,       # of the memories that came back
     similarity,        # [n] inner products of the keys
-    answers: list = (), # [n] what each answers with; those that agree are no rivals. Default: all differ
 ) -> list:             # of Candidate, best first
     "Rank memories by similarity and by what they lack"
-    if not texts: return []
-    missing, similarity = lexicon.signs(question, texts), np.asarray(similarity, dtype=float)
-    score = similarity + 1 - missing.sum(1) - missing[:, 0]
-    answers, order = list(answers) or list(range(len(texts))), np.argsort(-score, kind="stable")
-    lead = lambda i: score[i] - max((score[j] for j in order if answers[j] != answers[i]), default=0.)
-    return [Candidate(int(i), np.array([similarity[i], *missing[i], lead(i)]), float(score[i])) for i in order]
+    here, everywhere = lexicon.signs(question, texts).T
+    similarity = np.asarray(similarity, dtype=float)
+    signs, score = np.stack([similarity, here, everywhere, everywhere * np.log(lexicon.n + 1) / 6], 1), similarity - 2 * here - everywhere
+    return [Candidate(int(i), signs[i], float(score[i])) for i in np.argsort(-score, kind="stable")]
 
 # %% ../../nbs/memory/recognition.ipynb #3a4b393d
 class Recognition:
