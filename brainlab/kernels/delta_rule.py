@@ -10,8 +10,7 @@ __all__ = ['reference', 'example', 'chunk_of', 'chunked', 'delta_step', 'expecte
 # %% ../../nbs/kernels/delta_rule.ipynb #87edcf92
 import torch
 
-# %% ../../nbs/kernels/delta_rule.ipynb #f4b69fbb
-from ..core.errors import UsageError
+# %% ../../nbs/kernels/delta_rule.ipynb #755ea3b9
 from .selective_scan import check_shapes
 
 # %% ../../nbs/kernels/delta_rule.ipynb #c7547c44
@@ -117,7 +116,7 @@ def chunked(q, k, v, beta, erase=None, decay=None, state=None, size=None): # sha
     "Matrix products over chunks in PyTorch, any number of tokens; differentiable in all arguments"
     return _in_chunks(lambda o, part: o.read(q[:, part].to(o.k.dtype), o.M), k, v, beta, erase, decay, state, size)
 
-# %% ../../nbs/kernels/delta_rule.ipynb #61c643da
+# %% ../../nbs/kernels/delta_rule.ipynb #0df91493
 def delta_step(
     q: torch.Tensor,    # one token [b h n]
     k: torch.Tensor,    # [b h n]
@@ -131,7 +130,9 @@ def delta_step(
     kind, S = state.dtype, state
     q, k, u = q.to(kind), k.to(kind), beta.to(kind)[..., None] * v.to(kind)
     grows = torch.is_grad_enabled()
-    if decay is not None: S = S * (a := decay.to(kind).exp()[..., None, None]) if grows else S.mul_(a := decay.to(kind).exp()[..., None, None])
+    if decay is not None:
+        stays = decay.to(kind).exp()[..., None, None]
+        S = S * stays if grows else S.mul_(stays)
     if erase is not None: u = u - erase.to(kind)[..., None] * (S @ k[..., None])[..., 0]
     S = torch.addcmul(S, u[..., None], k[:, :, None]) if grows else S.addcmul_(u[..., None], k[:, :, None])
     return (S @ q[..., None])[..., 0].to(v.dtype), S
