@@ -33,9 +33,9 @@ from .attention import _rows_from
 # %% ../../nbs/layers/ssm.ipynb #a6290787
 @dataclass
 class SSMState(State):
-    "What a state-space layer remembers; its size does not depend on the number of tokens"
+    "What a state-space layer, or another layer of its kind, remembers; its size does not depend on the number of tokens"
     conv: torch.Tensor # last inputs of the convolution [b k-1 c]
-    ssm: torch.Tensor  # state of the scan, [b n d] for Mamba, [b h w n] for Mamba-2
+    ssm: torch.Tensor  # state of the scan, [b n d] for Mamba, [b h w n] for Mamba-2 and for matrix memories
 
 class StateSpace(nn.Module):
     "Base of the state-space layers: convolution, scan, gate"
@@ -58,7 +58,6 @@ class StateSpace(nn.Module):
         self.in_proj.init_parameter = _init_in
         self.out_proj.init_parameter = self._init_out
         self.conv_weight, self.conv_bias = nn.Parameter(torch.empty(d_conv, channels)), nn.Parameter(torch.empty(channels))
-        self.dt = Probe() # step of every token [b t h], or [b t inner] for Mamba
         self.last_work = Work()
 
     def _init_out(self, name, p, gen):
@@ -188,6 +187,7 @@ class Mamba2(StateSpace):
         self.A_log, self.dt_bias, self.D = (nn.Parameter(torch.empty(h)) for _ in range(3))
         if not selective: self.B, self.C = (nn.Parameter(torch.empty(groups, d_state)) for _ in range(2))
         self.norm_weight = nn.Parameter(torch.ones(inner))
+        self.dt = Probe() # step of every token [b t h]
         draw(self)
 
     def init_parameter(self, name, p, gen):
@@ -266,6 +266,7 @@ class Mamba(StateSpace):
         else: self.B, self.C = (nn.Parameter(torch.empty(d_state)) for _ in range(2))
         self.A_log = nn.Parameter(torch.empty(d_state * inner)) # one axis, as what optimizers must not decay has here
         self.dt_bias, self.D = (nn.Parameter(torch.empty(inner)) for _ in range(2))
+        self.dt = Probe() # step of every token [b t inner]
         draw(self)
 
     def init_parameter(self, name, p, gen):

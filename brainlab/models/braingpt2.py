@@ -1,4 +1,4 @@
-"""State-space layers read the text, every fourth layer looks back at the tokens worth it, and hard tokens are thought about longer
+"""State-space layers read the text, every fourth layer looks back at the tokens worth it, the one before it remembers what was said, and hard tokens are thought about longer
 
 Docs: https://brainlab.github.io/brainlab/models/braingpt2.html.md"""
 
@@ -11,7 +11,7 @@ __all__ = ['BrainGPTV2Config', 'BrainGPTV2']
 from dataclasses import dataclass
 
 # %% ../../nbs/models/braingpt2.ipynb #07474aa2
-from ..core.errors import UsageError
+from ..core.errors import UsageError, unknown
 from ..layers.attention import CausalAttention
 from ..layers.block import PreNormBlock
 from ..layers.columns import DenseMLP
@@ -19,6 +19,7 @@ from ..layers.lm import CausalLM, CausalLMConfig, sized
 from ..layers.pondering import AdaptiveMLP
 from ..layers.selective_attention import SelectiveAttention
 from ..layers.ssm import Mamba2
+from ..memory.episodic import RULES, EpisodicMemory
 
 # %% ../../nbs/models/braingpt2.ipynb #5aff7266
 @dataclass
@@ -36,27 +37,35 @@ class BrainGPTV2Config(CausalLMConfig):
     adaptive_computation: bool = True # feed-forward layers are applied as often as the token needs
     max_steps: int = 3               # most steps of a token
     step_weight: float = .01         # price of a step in the loss, nats
-    episodic_memory: bool = False    # writes that later tokens read; not built yet
+    episodic_memory: bool = True     # the block before each attention is written by the text and read by later tokens; off: a block like the others
+    memory_rule: str = "hybrid"      # how it is written: "hybrid", "delta" or "hebb"
 
     switches = ("state_space", "selective_attention", "adaptive_computation", "episodic_memory")
     owns = {"state_space": ("d_state", "expand", "d_conv"), "selective_attention": ("attention_share", "attention_block"), "adaptive_computation": ("max_steps", "step_weight")}
-    presets = sized(tiny=dict(n_layer=3, attention_every=2, d_state=8, attention_block=8), char=dict(attention_block=16))
+    presets = sized(tiny=dict(n_layer=3, attention_every=3, d_state=8, attention_block=8), char=dict(attention_block=16))
 
     def __post_init__(self):
         super().__post_init__()
         self.at_least_one("attention_every", "d_state", "expand", "d_conv", "attention_block", "max_steps")
         self.shares("attention_share")
         self.at_least_zero("n_hidden", "step_weight")
-        if self.episodic_memory: raise UsageError("episodic_memory is not built yet; leave it off.")
+        if self.memory_rule not in RULES: raise unknown("memory_rule", self.memory_rule, RULES, type(self).__name__)
+        least = self.episodic_memory * (2 + self.state_space)
+        if self.attention_every < least: raise UsageError(f"An episodic memory stands before each attention{', and state-space layers before that' if self.state_space else ''}, so attention_every must be at least {least}, got {self.attention_every}; raise it, or switch episodic_memory off.")
+
+    def remembers(self, i: int) -> bool: # block, from 0
+        "Is this block an episodic memory?"
+        return self.episodic_memory and (i + 2) % self.attention_every == 0
 
     def attends(self, i: int) -> bool: # block, from 0
         "Is this block one of attention?"
-        return not self.state_space or (i + 1) % self.attention_every == 0
+        return not self.remembers(i) and (not self.state_space or (i + 1) % self.attention_every == 0)
 
 # %% ../../nbs/models/braingpt2.ipynb #40485a67
 def _block(config, i):
-    "Block i: a state-space layer alone, or attention and a feed-forward layer"
+    "Block i: a state-space layer or an episodic memory alone, or attention and a feed-forward layer"
     d, scale = config.n_embd, (2 * config.n_layer)**-.5
+    if config.remembers(i): return PreNormBlock(d, memory=EpisodicMemory(d, config.n_head, config.memory_rule, decay=True, out_scale=scale))
     if not config.attends(i): return PreNormBlock(d, ssm=Mamba2(d, config.d_state, config.expand, d_conv=config.d_conv, out_scale=scale))
     sizes = d, config.n_head, config.context_length, scale
     attn = SelectiveAttention(*sizes, config.attention_share, config.attention_block) if config.selective_attention else CausalAttention(*sizes)
@@ -64,7 +73,7 @@ def _block(config, i):
     return PreNormBlock(d, attn=attn, mlp=AdaptiveMLP(d, mlp, config.max_steps) if config.adaptive_computation else mlp)
 
 class BrainGPTV2(CausalLM):
-    "Causal language model of state-space layers, selective attention and adaptive computation"
+    "Causal language model of state-space layers, episodic memory, selective attention and adaptive computation"
     name, config_class = "braingpt2", BrainGPTV2Config
 
     def __init__(self, config: BrainGPTV2Config):
