@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 # %% ../nbs/brainlab.ipynb #47874eea
-_rooms = ("core", "text", "kernels", "layers", "models", "decoding", "training", "bench", "cli", "views")
+_rooms = ("core", "text", "kernels", "layers", "memory", "models", "decoding", "training", "bench", "cli", "views")
 
 def __getattr__(name):
     "Import a room when it is first used"
