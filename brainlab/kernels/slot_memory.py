@@ -54,7 +54,7 @@ def example(
     res = dict(q=q, k=k, v=v, write=write, keep=keep, state=tuple(rand(b, h, m, w) for _ in range(2)))
     return {n: tuple(s.to(dtype) for s in o) if n == "state" else o.to(dtype) for n, o in res.items()}
 
-# %% ../../nbs/kernels/slot_memory.ipynb #cb456e65
+# %% ../../nbs/kernels/slot_memory.ipynb #676005de
 def _chunks(o, L):
     "[b t h x] -> [b h c L x], silent tokens at the end"
     o = F.pad(o, (0, 0, 0, 0, 0, -o.shape[1] % L)).transpose(1, 2)
@@ -74,7 +74,7 @@ def _factors(write, keep):
 def _states(new, whole, first):
     "States before each chunk and after the last [b h c+1 m w]"
     S = [first]
-    for i in range(new.shape[2]): S.append(torch.addcmul(new[:, :, i], whole[:, :, i, 0, :, None], S[-1]))
+    for n, share in zip(new.unbind(2), whole[:, :, :, 0, :, None].unbind(2)): S.append(torch.addcmul(n, share, S[-1])) # the gradient of indexing would fill all chunks for each
     return torch.stack(S, 2)
 
 def _prepared(q, m, tensors, state, size):
@@ -120,7 +120,7 @@ def last_state(
     whole = F.pad(sums, (0, 0, 0, 1))[:, :, 0].exp().to(kind)[..., None]
     return tuple(torch.addcmul(fall.mT @ x.to(kind).transpose(1, 2), whole, S) for x, S in zip((k, v), state))
 
-# %% ../../nbs/kernels/slot_memory.ipynb #8957e941
+# %% ../../nbs/kernels/slot_memory.ipynb #7bef34a2
 def slot_sums(
     write: torch.Tensor, # as in `reference` [b t h m]
     keep: torch.Tensor,  # [b t h m]
@@ -131,11 +131,12 @@ def slot_sums(
     "What slots hold of numbers; the last token's is the new state"
     (b, t, h, m), L = write.shape, max(1, min(size, write.shape[1]))
     kind = torch.promote_types(write.dtype, torch.float32)
+    if t == 1: return (write * x[..., None, None]).to(kind) + (0. if state is None else keep.clamp(min=FLOOR).exp().to(kind) * state[:, None])
     write, keep = (_chunks(o.to(kind), L) for o in (write * x[..., None, None], keep))
     up, down, rise, _, _ = _factors(write, keep)
-    inside, S, out = up * down.cumsum(3), write.new_zeros(b, h, m) if state is None else state.to(kind), []
-    for i in range(write.shape[2]):
-        out.append(torch.addcmul(inside[:, :, i], rise[:, :, i], S[:, :, None]))
+    S, out = write.new_zeros(b, h, m) if state is None else state.to(kind), []
+    for inside, share in zip((up * down.cumsum(3)).unbind(2), rise.unbind(2)):
+        out.append(torch.addcmul(inside, share, S[:, :, None]))
         S = out[-1][:, :, -1]
     return _tokens(torch.stack(out, 2), t) if out else write.new_zeros(b, 0, h, m)
 
