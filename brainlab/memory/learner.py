@@ -26,14 +26,14 @@ from .long_term import LongTermMemory
 from .recognition import Lexicon, Recognition, rank
 from ..text.languages import detect_language
 
-# %% ../../nbs/memory/learner.ipynb #3f840e64
+# %% ../../nbs/memory/learner.ipynb #d8c53a8b
 @dataclass
 class Answer:
     "What came of a question"
     question: str
     text: str          # the answer, or the sentence that says there is none
     confidence: float  # probability that the best memory answers rightly
-    abstained: bool    # nothing, or nothing sure enough, was remembered
+    abstained: bool    # nothing was recognised as what is asked for
     memories: list = field(default_factory=list) # of Recalled, the best first; the first is the one that answered
     recognised: float = 0. # probability that the memory is the one asked for
     believed: float = 0.   # probability that what it says is right
@@ -46,7 +46,7 @@ def same(text: str) -> str:
     "A text as it is compared: letters folded, spaces and the end of the sentence left out"
     return " ".join(unicodedata.normalize("NFC", text).casefold().split()).rstrip(" .?!。？！")
 
-# %% ../../nbs/memory/learner.ipynb #24fde15b
+# %% ../../nbs/memory/learner.ipynb #53af6b01
 MEMORIES = ("full", "short", "none")
 
 class Learner:
@@ -57,7 +57,7 @@ class Learner:
         conversation: str = "",   # name of this one; its newest memories are in short-term memory
         memory: str = "full",     # "full"; "short": within a conversation only; "none"
         embedder: Embedder | None = None, # makes the keys; None: as the settings say
-        threshold: float = .5,    # confidence from which on it answers
+        threshold: float = .5,    # probability that the memory is the one asked for, from which on it answers
         look_at: int = 32,        # memories that a question brings back
         short: int = 128,         # slots of short-term memory
         long: int = 10_000,       # memories in long-term memory
@@ -71,7 +71,7 @@ class Learner:
         self.kind, self.conversation, self.threshold, self.look_at, self.clock = memory, conversation, threshold, look_at, clock
         self.memory = LongTermMemory(Path(folder or self._held.name)/user, embedder, read_only=read_only, clock=clock)
         self.read_only, self.tiers = read_only, Tiers(short, long, uses if memory == "full" else 1e12)
-        self.lexicon, self.recognition, self.votes, self.older, self._reliability = Lexicon(), Recognition(), {}, {}, None
+        self.lexicon, self.recognition, self.votes, self.older, self._trust = Lexicon(), Recognition(), {}, {}, None
         for item in self.memory.store.items(): self._place(item); self._note(item)
 
     def __repr__(self): return f"Learner('{self.memory.folder}', {len(self.memory):,} memories)"
@@ -83,7 +83,7 @@ class Learner:
         self.memory.close()
         if self._held: self._held.cleanup()
 
-# %% ../../nbs/memory/learner.ipynb #c3dc08bd
+# %% ../../nbs/memory/learner.ipynb #231ff248
 @patch
 def _place(self: Learner, item):
     "Put a stored memory back into its tier"
@@ -100,13 +100,13 @@ def _note(self: Learner, item):
     self.lexicon.add([_all(item)])
     if item.replaced_by is not None: self.older.setdefault(item.replaced_by, []).append(item.id)
     else: self.votes.setdefault(same(item.text), {})[item.answer] = [item.id, item.confirmations]
-    self._reliability = None
+    self._trust = None
 
 @patch(as_prop=True)
-def reliability(self: Learner) -> float:
+def trust(self: Learner) -> float:
     "How often teachers are right, as far as their agreement tells"
-    if self._reliability is None: self._reliability = reliability([[n for _, n in answers.values()] for answers in self.votes.values()])
-    return self._reliability
+    if self._trust is None: self._trust = reliability([[n for _, n in answers.values()] for answers in self.votes.values()])
+    return self._trust
 
 def _all(item): return f"{item.text}\n{item.value}"
 
@@ -131,7 +131,7 @@ def _drop(self: Learner, ids):
         self.older.pop(item.id, None)
     return self.memory.forget(ids)
 
-# %% ../../nbs/memory/learner.ipynb #05de6126
+# %% ../../nbs/memory/learner.ipynb #8b454f9e
 @patch
 def tell(self: Learner,
     text: str,           # a statement; or a question, with its answer
@@ -162,7 +162,7 @@ def _confirm(self: Learner, id):
     "A memory was told again"
     item = self.memory.update(id, "confirmed", confirmations=lambda n: n + 1)
     self.votes[same(item.text)][item.answer][1] = item.confirmations
-    self._reliability = None
+    self._trust = None
     return id
 
 @patch
@@ -182,7 +182,7 @@ def _language(text):
     found = detect_language(text[:2000])
     return found if found in UNTOLD else "en"
 
-# %% ../../nbs/memory/learner.ipynb #9e2b84bd
+# %% ../../nbs/memory/learner.ipynb #58c935a2
 @patch
 def ask(self: Learner,
     question: str,
@@ -198,7 +198,7 @@ def ask(self: Learner,
     best, believed = self._believed(found[0].item)
     found.sort(key=lambda o: o.item.id != best)
     out = Answer(question, found[0].item.answer, known * believed, False, found, known, believed)
-    if out.confidence < self.threshold: out.text, out.abstained = nothing, True
+    if known < self.threshold: out.text, out.abstained = nothing, True
     elif count and not self.read_only: self._use(found[0].item.id, question)
     return out
 
@@ -211,7 +211,7 @@ def _within(self: Learner, item):
 def _believed(self: Learner, item):
     "Which answer to the text of a memory is right, as (id, probability); the newest of equals"
     answers = sorted(self.votes[same(item.text)].values(), reverse=True)
-    p = posterior([n for _, n in answers], self.reliability)
+    p = posterior([n for _, n in answers], self.trust)
     return answers[int(p.argmax())][0], float(p.max())
 
 @patch
@@ -221,7 +221,7 @@ def _use(self: Learner, id, question):
     self.memory.update(id, "used", question[:200], uses=lambda n: n + 1, last_used=now)
     self._carry_out(self.tiers.use(id, now))
 
-# %% ../../nbs/memory/learner.ipynb #f1d9798f
+# %% ../../nbs/memory/learner.ipynb #0dc4c6cf
 @patch
 def correct(self: Learner,
     text: str,        # the right statement; or the question, with its answer
@@ -235,7 +235,7 @@ def correct(self: Learner,
     if about is not None and wrong.value and not answer: text, answer = wrong.text, text
     elif wrong.value and answer: text = wrong.text
     old = [id for id, _ in self.votes.pop(same(wrong.text), {}).values()] or [wrong.id]
-    self._reliability = None
+    self._trust = None
     right = self._store(Item(text, answer, language=_language(text), source="corrected"))
     for id in old:
         self.memory.update(id, "corrected", f"now: {answer or text}"[:500], contradictions=lambda n: n + 1, replaced_by=right)
@@ -336,10 +336,10 @@ def read(self: Learner,
         if self.kind != "none": self.tell(text, answer, source=source)
         yield said, before
 
-# %% ../../nbs/memory/learner.ipynb #b101ceac
+# %% ../../nbs/memory/learner.ipynb #4044a8f7
 @patch
 def stats(self: Learner) -> dict:
     "Memories per tier, uses, how often teachers are right"
     items = list(self.memory.store.items())
     tier = {t: sum(o.tier == t for o in items) for t in ("short", "long", "archive")}
-    return tier | dict(memories=len(items), history=sum(o.replaced_by is not None for o in items), uses=sum(o.uses for o in items), reliability=self.reliability)
+    return tier | dict(memories=len(items), history=sum(o.replaced_by is not None for o in items), uses=sum(o.uses for o in items), trust=self.trust)
