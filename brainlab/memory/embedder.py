@@ -216,11 +216,12 @@ class LightEmbedder(Embedder):
         return np.concatenate([np.zeros((0, self.d), np.float32), *rows])
 
     def weigh(self,
-        question: str,
-    ) -> tuple: # hash of 40 bits [f], weight [f]
-        "The features of a question and how much each of them matters"
-        _, h, sort, count = features([question])
-        return h, self._value(h, sort, count, "query")
+        texts: list,           # of str
+        kind: str = "passage", # one of `KINDS`
+    ) -> tuple:                # text [f], hash of 40 bits [f], weight [f]
+        "The features of texts and how much each of them matters"
+        text, h, sort, count = features(check_texts(texts, kind))
+        return text, h, self._value(h, sort, count, kind)
 
     def _value(self, h, sort, count, kind):
         "Weights of features"

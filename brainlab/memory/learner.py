@@ -221,7 +221,7 @@ def _use(self: Learner, id, question):
     self.memory.update(id, "used", question[:200], uses=lambda n: n + 1, last_used=now)
     self._carry_out(self.tiers.use(id, now))
 
-# %% ../../nbs/memory/learner.ipynb #0dc4c6cf
+# %% ../../nbs/memory/learner.ipynb #da5e961a
 @patch
 def correct(self: Learner,
     text: str,        # the right statement; or the question, with its answer
@@ -245,9 +245,9 @@ def correct(self: Learner,
 
 @patch
 def _meant(self: Learner, text):
-    "The memory that a text is about, sure or not"
+    "The memory that a text is about; a correction holds words that the memory lacks, so resembling it is enough"
     found = self.ask(text, count=False)
-    if not found.memories or found.recognised < .1: raise UsageError(f"Nothing is remembered that '{text[:80]}' could be about; tell it instead.")
+    if not found.memories or found.recognised < .1 and found.memories[0].similarity < .4: raise UsageError(f"Nothing is remembered that '{text[:80]}' could be about; tell it instead.")
     return found.memories[0].item
 
 @patch

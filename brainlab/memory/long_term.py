@@ -71,7 +71,7 @@ class LongTermMemory:
         "Store the indexes beside the memory"
         for tier, index in self.indexes.items(): save_index(self.store, index, tier)
 
-# %% ../../nbs/memory/long_term.ipynb #9e0b2910
+# %% ../../nbs/memory/long_term.ipynb #98f5030a
 @patch
 def add(self: LongTermMemory,
     items,              # list of `Item` or str; keys are made here
@@ -86,11 +86,10 @@ def add(self: LongTermMemory,
 
 @patch
 def _index(self: LongTermMemory, ids, keys, tiers):
-    "Make stored memories findable"
-    with self._lock:
-        for tier in set(tiers):
-            here = [i for i, t in enumerate(tiers) if t == tier]
-            self.indexes[tier].add(np.array(ids)[here], keys[here])
+    "Make stored memories findable; runs on the store's writer, which must not wait for a lock"
+    for tier in set(tiers):
+        here = [i for i, t in enumerate(tiers) if t == tier]
+        self.indexes[tier].add(np.array(ids)[here], keys[here])
     return ids
 
 def _after(future, do):
@@ -102,7 +101,7 @@ def _after(future, do):
     future.add_done_callback(settle)
     return out
 
-# %% ../../nbs/memory/long_term.ipynb #d75594b6
+# %% ../../nbs/memory/long_term.ipynb #584073c7
 @patch
 def search(self: LongTermMemory,
     questions: list,        # of str
@@ -112,7 +111,7 @@ def search(self: LongTermMemory,
     "The memories nearest to each question"
     if not len(questions): return []
     keys = self.embedder.embed(questions, "query")
-    with self._lock: found = [self.indexes[tier].search(keys, k) for tier in tiers if len(self.indexes[tier])]
+    found = [self.indexes[tier].search(keys, k) for tier in tiers if len(self.indexes[tier])]
     near = [{int(i): float(s) for f in found for i, s in zip(f.ids[q], f.scores[q]) if i >= 0} for q in range(len(keys))]
     best = [sorted(o, key=lambda i: (-o[i], i))[:k] for o in near]
     items = {o.id: o for o in self._there({i for ids in best for i in ids})}

@@ -17,7 +17,7 @@ import numpy as np
 from ..core.errors import UsageError
 from .embedder import LightEmbedder, features
 
-# %% ../../nbs/memory/recognition.ipynb #88eda1ce
+# %% ../../nbs/memory/recognition.ipynb #b89bf64e
 _SLOTS = 1 << 20 # counters; a feature's is the upper half of its hash
 
 class Lexicon:
@@ -39,17 +39,21 @@ class Lexicon:
         texts: list,   # of the memories that came back
     ) -> np.ndarray:   # [n 2]: share of the question's weight in pieces that other memories hold and this one does not; in pieces that no memory holds
         "What of a question is missing in each text"
-        hashes, weight = self._light.weigh(question)
+        word, hashes, weight = self._light.weigh(question.split() or [question], "query")
         known = self.counts[hashes >> 20]
         weight = weight * np.log((self.n + 2) / (known + 1)) / np.log(self.n + 2)
-        weight = weight / max(weight.sum(), 1e-12)
+        total = np.bincount(word, weight) + 1e-12 # of each word
         text, held, _, _ = features(texts)
-        missing = [~np.isin(hashes, held[text == i]) for i in range(len(texts))]
-        return np.array([[weight[m & (known > 0)].sum(), weight[m & (known == 0)].sum()] for m in missing]).reshape(-1, 2)
+        out = np.zeros((len(texts), 2))
+        for i in range(len(texts)):
+            found = np.isin(hashes, held[text == i])
+            strange = np.clip(1 - 2 * np.bincount(word, weight * found) / total, 0, 1)[word] # half of a word's pieces make it known
+            out[i] = [(weight * strange * ~found)[known > 0].sum(), (weight * strange * ~found)[known == 0].sum()]
+        return out / max(weight.sum(), 1e-12)
 
-# %% ../../nbs/memory/recognition.ipynb #1c2c29e0
+# %% ../../nbs/memory/recognition.ipynb #916ff9a8
 SIGNS = ("similarity", "missing here", "missing everywhere", "missing everywhere, of much")
-PRIOR = (26.72, -19.96, 1.17, 5.79, -16.09) # weights of the signs and offset, learned below
+PRIOR = (20.89, -36.62, -2.64, 4.38, -10.94) # weights of the signs and offset, learned below
 
 @dataclass
 class Candidate:
