@@ -18,7 +18,7 @@ import torch
 from fastcore.basics import patch
 
 # %% ../../nbs/models/sprout_analysis.ipynb #66f1b81c
-from ..core.errors import UsageError
+from ..core.errors import UsageError, check_sizes
 from ..layers.interaction import Interaction, Moment
 from ..layers.pool import NeuronPool, Pattern, jaccard
 from ..layers.pool_stream import PoolMixer
@@ -225,6 +225,7 @@ def specialize(
     seed: int = 0,      # of the shuffles
 ) -> Specialization:
     "Firing rates, and what they say about every category, beside shuffled labels"
+    check_sizes("A control", shuffles=shuffles)
     awake, gen = (samples.strength > 0).float(), torch.Generator().manual_seed(seed)
     rates, information, chance, limit = {}, {}, {}, {}
     for category, labels in samples.labels.items():
@@ -326,6 +327,8 @@ def connections(
     seed: int = 0,      # of the control
 ) -> Connections:
     "The strongest connections of some neurons, among themselves and in the whole pool"
+    check_sizes("A graph of connections", top=top, shuffles=shuffles)
+    if not 0 < share <= 1: raise UsageError(f"share is {share}, expected more than 0 and at most 1.")
     who = torch.as_tensor(neurons, dtype=torch.long, device=pool.signature.device)
     if who.ndim != 1 or not ((who >= 0) & (who < pool.n)).all(): raise UsageError(f"The pool has the neurons 0 to {pool.n - 1}, got {who.flatten().tolist()[:9]}.")
     if len(set(who.tolist())) < len(who): raise UsageError("A neuron was named twice; name each once.")

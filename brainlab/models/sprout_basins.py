@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 # %% ../../nbs/models/sprout_basins.ipynb #7d542191
+from ..core.errors import check_sizes
 from ..layers.attractors import damage_pattern
 from ..layers.pool import jaccard
 from .sprout_analysis import pool_of, scenes
@@ -45,6 +46,7 @@ def basin(
     seed: int = 0,         # of the damage
 ) -> Basin:
     "Damage the patterns of some texts, let them settle, and see where they end"
+    check_sizes("A look at basins", trials=trials, rounds=rounds, degrees=len(degrees))
     pool, scene = pool_of(model), scenes(model, tokens)[-1]
     gen = torch.Generator().manual_seed(seed)
     with untouched(model):
