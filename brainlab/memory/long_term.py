@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from fastcore.basics import patch
 
-# %% ../../nbs/memory/long_term.ipynb #31c1c751
+# %% ../../nbs/memory/long_term.ipynb #d4d062b4
 from ..core.errors import UsageError
 from .archive import open_archive
 from .embedder import Embedder, open_embedder
 from .index import make_index, open_index, save_index
-from .items import TIERS, Item
+from .items import TIERS, Item, pack_key, unpack_key
 from .store import Store
 
 # %% ../../nbs/memory/long_term.ipynb #18ba931a
@@ -71,7 +71,7 @@ class LongTermMemory:
         "Store the indexes beside the memory"
         for tier, index in self.indexes.items(): save_index(self.store, index, tier)
 
-# %% ../../nbs/memory/long_term.ipynb #98f5030a
+# %% ../../nbs/memory/long_term.ipynb #0d5137ba
 @patch
 def add(self: LongTermMemory,
     items,              # list of `Item` or str; keys are made here
@@ -79,10 +79,14 @@ def add(self: LongTermMemory,
 ):                      # ids; with wait=False a Future of them
     "Store memories and make them findable"
     items = [Item(o) if isinstance(o, str) else o for o in items]
-    keys = self.embedder.embed([o.text for o in items])
+    keys = _rounded(self.embedder.embed([o.text for o in items]))
     stored = self.store.add([replace(o, key=k) for o, k in zip(items, keys)])
     done = _after(stored, lambda ids: self._index(ids, keys, [o.tier for o in items]))
     return done.result() if wait else done
+
+def _rounded(keys):
+    "Keys as the archive keeps them, so that a memory is as similar to a question in one tier as in another"
+    return np.stack([unpack_key(*pack_key(k, "archive")) for k in keys]) if len(keys) else keys
 
 @patch
 def _index(self: LongTermMemory, ids, keys, tiers):
@@ -101,7 +105,7 @@ def _after(future, do):
     future.add_done_callback(settle)
     return out
 
-# %% ../../nbs/memory/long_term.ipynb #584073c7
+# %% ../../nbs/memory/long_term.ipynb #7e88772d
 @patch
 def search(self: LongTermMemory,
     questions: list,        # of str
@@ -112,10 +116,10 @@ def search(self: LongTermMemory,
     if not len(questions): return []
     keys = self.embedder.embed(questions, "query")
     found = [self.indexes[tier].search(keys, k) for tier in tiers if len(self.indexes[tier])]
-    near = [{int(i): float(s) for f in found for i, s in zip(f.ids[q], f.scores[q]) if i >= 0} for q in range(len(keys))]
-    best = [sorted(o, key=lambda i: (-o[i], i))[:k] for o in near]
-    items = {o.id: o for o in self._there({i for ids in best for i in ids})}
-    return [[Recalled(items[i], o[i]) for i in ids if i in items] for o, ids in zip(near, best)]
+    near = [{int(i) for f in found for i in f.ids[q] if i >= 0} for q in range(len(keys))]
+    items = {o.id: o for o in self._there({i for o in near for i in o})}
+    recalled = [[Recalled(items[i], float(items[i].key @ key)) for i in o if i in items] for o, key in zip(near, keys)]
+    return [sorted(o, key=lambda r: (-r.similarity, r.item.id))[:k] for o in recalled]
 
 @patch
 def _there(self: LongTermMemory, ids):
