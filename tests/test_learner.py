@@ -1,6 +1,5 @@
 """The learner over restarts, many threads and random operations (rows M3 and M5 of the fault matrix)"""
 import random, subprocess, sys, threading, time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +7,6 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from brainlab.memory.embedder import LightEmbedder
-from brainlab.memory.items import Item
 from brainlab.memory.learner import UNTOLD, Learner
 from brainlab.memory.long_term import LongTermMemory
 from brainlab.text.facts import facts
@@ -49,7 +47,7 @@ def test_scripted_conversation(tmp_path):
         assert learner.ask(ko).abstained and learner.ask(en).abstained
         assert learner.stats()["memories"] == len(others)
     assert in_new_process(tmp_path, ko, en) == [UNTOLD["ko"], UNTOLD["en"]]
-    for word in ("library closes".encode(), "점심 시간".encode()): assert not any(word in f.read_bytes() for f in tmp_path.rglob("*") if f.is_file())
+    for word in (b"library closes", "점심 시간".encode()): assert not any(word in f.read_bytes() for f in tmp_path.rglob("*") if f.is_file())
 
 def busy(folder, seconds):
     "4 writers, 3 searchers and a consolidator on one memory; returns what was acknowledged and not forgotten, and every error"

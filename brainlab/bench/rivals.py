@@ -6,7 +6,7 @@ Docs: https://brainlab.github.io/brainlab/bench/rivals.html.md"""
 
 # %% auto #0
 __all__ = ['calls_for', 'repeated', 'no_gc', 'compare', 'per_call', 'ratio', 'graphed', 'need_cuda', 'fastest', 'medians',
-           'as_dear']
+           'as_dear', 'row_macs', 'equally_dear']
 
 # %% ../../nbs/bench/rivals.ipynb #a681225d
 import gc, time
@@ -131,3 +131,21 @@ def as_dear(
     found = next((n for n in range(1, most + 1) if macs(n) >= budget), None)
     if found is None: raise BrainlabError(f"{most} layers cost less than {budget:,} multiply-adds; make the rival wider.")
     return found
+
+# %% ../../nbs/bench/rivals.ipynb #b13304bb
+def row_macs(
+    model,
+    t: int, # tokens
+) -> int:   # multiply-adds
+    "What one row of `t` tokens costs a model in evaluation"
+    import torch
+    from brainlab.core.cost import cost
+    return cost(model.eval(), torch.ones(1, t, dtype=torch.long)).total.macs
+
+def equally_dear(
+    make,   # function from a number of layers to a rival
+    model,  # what it is compared with
+    t: int, # tokens of a row
+) -> int:   # layers
+    "The least number of layers with which a rival costs at least as much per row as a model"
+    return as_dear(lambda n: row_macs(make(n), t), row_macs(model, t))

@@ -6,10 +6,10 @@ Docs: https://brainlab.github.io/brainlab/text/sources.html.md"""
 
 # %% auto #0
 __all__ = ['piece_size', 'max_line', 'text_blocks', 'pieces', 'records', 'python_topics', 'embedded_groups', 'embedded',
-           'is_running_text', 'source_files', 'file_records', 'file_texts', 'documents', 'corpora']
+           'is_running_text', 'source_files', 'file_records', 'file_texts', 'documents', 'corpora', 'bilingual']
 
 # %% ../../nbs/text/sources.ipynb #6c2ab5aa
-import codecs, csv, gzip, json, os, re, unicodedata, zlib
+import codecs, csv, gzip, json, os, re, shutil, unicodedata, zlib
 from collections import Counter
 from contextlib import contextmanager
 from functools import cache
@@ -270,3 +270,16 @@ def corpora() -> Path | None:
     beside = Path(brainlab.__path__[0]).resolve().parents[1]/"shared"/"data"
     path = Path(os.environ.get("BRAINLAB_SHARED_DATA") or beside)
     return path if path.is_dir() else None
+
+# %% ../../nbs/text/sources.ipynb #d7c10ccf
+def bilingual(
+    folder,      # where the text is put
+    source="",   # a text file or a folder of texts; "": Korean prose and English Wikipedia where they are at hand, else the embedded text
+) -> tuple:      # what `prepare` reads, and its name
+    "Text in two languages for an experiment"
+    found = corpora()
+    if source or not (found and (found/"ko_prose_kaist").is_dir() and (found/"wikitext2_valid").is_dir()): return source or "embedded", str(source or "embedded")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, language in (("ko_prose_kaist/train", "ko"), ("wikitext2_valid/valid", "en")): shutil.copy(found/f"{name}.txt.gz", folder/f"{language}.txt.gz")
+    return folder, "ko_prose_kaist + wikitext2_valid"
