@@ -26,6 +26,7 @@ _models = { # name -> module and class
     "braingpt": ("brainlab.models.braingpt", "BrainGPT"),
     "braingpt2": ("brainlab.models.braingpt2", "BrainGPTV2"),
     "efficient": ("brainlab.models.efficient", "EfficientGPT"),
+    "cortex": ("brainlab.models.cortex", "CortexGPT"),
     "sprout": ("brainlab.models.sprout", "Sprout"),
 }
 _readers = {"sprout_reader": ("brainlab.models.sprout_reader", "SproutReader")} # name -> module and class
