@@ -274,7 +274,7 @@ def forget(self: Learner,
     if gone: self._drop([o.id for o in gone])
     return [o.text for o in gone]
 
-# %% ../../nbs/memory/learner.ipynb #9b3a0a8a
+# %% ../../nbs/memory/learner.ipynb #cf862bda
 @dataclass
 class Slept:
     "What happened in a sleep"
@@ -284,22 +284,31 @@ class Slept:
     recalled: float   # share of them that came back
     failed: list      # ids of those that did not
     seconds: float
+    practice: object = None # of `Rehearsal`, where a network practised what was told
 
 @patch
 def sleep(self: Learner,
     examined: int = 100, # memories that it asks itself for
     alike: float = .5,   # similarity from which on memories are linked
     seed: int = 0,
+    rehearsal=None,      # a `Rehearsal`: its network practises the questions that were told with an answer
 ) -> Slept:
-    "Tidy up: tiers, links, an examination of itself"
+    "Tidy up: tiers, links, an examination of itself, practice"
     self._may_learn()
     began, now = time.monotonic(), self.clock()
     over = [c for c in self.tiers.short if c != self.conversation]
     moves = self._carry_out([m for c in over for m in self.tiers.end(c)] + self.tiers.rest(now))
     links, tried = self._link(alike), self._examine(examined, np.random.default_rng(seed))
     self.memory.flush()
-    failed = [id for id, ok in tried if not ok]
-    return Slept(moves, links, len(tried), 1 - len(failed) / max(len(tried), 1), failed, time.monotonic() - began)
+    failed, pairs = [id for id, ok in tried if not ok], self._pairs() if rehearsal else []
+    practice = rehearsal.practise(pairs) if pairs else None
+    return Slept(moves, links, len(tried), 1 - len(failed) / max(len(tried), 1), failed, time.monotonic() - began, practice)
+
+@patch
+def _pairs(self: Learner):
+    "Questions that were told with an answer, each with the answer that is believed"
+    firsts = self.memory.store.get([next(iter(answers.values()))[0] for answers in self.votes.values()])
+    return [o for o in self.memory.store.get([self._believed(item)[0] for item in firsts]) if o.value]
 
 @patch
 def _link(self: Learner, alike):

@@ -69,23 +69,23 @@ class Rehearsal:
         self.optimizer, self.gen = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.), torch.Generator().manual_seed(seed)
         self.known = [] # pairs that were learned before
 
-# %% ../../nbs/memory/rehearsal.ipynb #fb47d761
+# %% ../../nbs/memory/rehearsal.ipynb #b6b86d90
 @patch
 @torch.no_grad()
 def answer(self: Rehearsal,
     question: str,
-    most: int = 32, # tokens of the answer
+    most: int = 16, # tokens of the answer
 ) -> str:
     "What the network says by itself, greedily"
     ids, start = exchange(self.tokenizer, question)
-    ids = ids[-max(1, self.model.config.context_length - most):]
-    start, training = len(ids), self.model.training
-    self.model.eval()
-    for _ in range(most):
-        ids.append(self.model(torch.tensor([ids])).logits[0, -1].argmax().item())
-        if ids[-1] == self.tokenizer.eos_id: break
+    ids, training, said = ids[-max(1, self.model.config.context_length - most):], self.model.training, []
+    state = self.model.eval().init_state(1)
+    logits = self.model.prefill(torch.tensor([ids]), state).logits
+    while len(said) < most and (token := logits.argmax(-1)).item() != self.tokenizer.eos_id:
+        said.append(token.item())
+        logits = self.model.step(token, state).logits
     self.model.train(training)
-    return self.tokenizer.decode([i for i in ids[start:] if i != self.tokenizer.eos_id])
+    return self.tokenizer.decode(said)
 
 @patch
 @torch.no_grad()
