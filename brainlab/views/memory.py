@@ -8,17 +8,17 @@ Docs: https://brainlab.github.io/brainlab/views/memory.html.md"""
 __all__ = ['KINDS_OF_EVENT', 'Moved', 'moves', 'tier_counts', 'dated', 'flow_figure', 'biography_figure', 'Follower', 'minds',
            'MemoryView']
 
-# %% ../../nbs/views/memory.ipynb #d2d0dd11
-import bisect, time
+# %% ../../nbs/views/memory.ipynb #25119af0
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-# %% ../../nbs/views/memory.ipynb #b6ebe3da
+# %% ../../nbs/views/memory.ipynb #e3b7c260
 from .theme import empty, figure, hue, say, tone
 from .live import Every, Throttle, View
 from .memory_recall import TIER_LOOK, retrieval_figure, retrieved, shorten, tier_color, tier_name
-from ..core.errors import BrainlabError, UsageError, unknown
+from ..core.errors import BrainlabError, unknown
 from ..memory.confidence import posterior
 from ..memory.items import Event
 from ..memory.store import Store
@@ -53,7 +53,7 @@ def tier_counts(
     change = {tier: np.array([(m.tier == tier) - (m.origin == tier and (tier != "")) for m in moved], int) for tier in (*TIER_LOOK, "")}
     return {tier: c.cumsum() for tier, c in change.items()}
 
-# %% ../../nbs/views/memory.ipynb #6cabdfcf
+# %% ../../nbs/views/memory.ipynb #aff93034
 def dated(at: float) -> str: # unix seconds
     "Local date and time, as plotly reads it"
     return datetime.fromtimestamp(min(max(at, 0.), 2.5e11)).isoformat(" ", "milliseconds")
@@ -63,7 +63,7 @@ _formats = [dict(dtickrange=[a, b], value=f) for a, b, f in ((None, 60_000, "%H:
 def _across(by, **more):
     "The horizontal axis"
     if by not in ("time", "event"): raise unknown("by", by, ("time", "event"))
-    return dict(title_text=say(by), showgrid=False, zeroline=False, **(dict(type="date", tickformatstops=_formats, nticks=8) if by == "time" else dict(rangemode="tozero", nticks=8)), **more)
+    return dict(title_text=say(by), showgrid=False, zeroline=False, **(dict(type="date", tickformatstops=_formats, nticks=8) if by == "time" else dict(nticks=8)), **more)
 
 def _whens(events, by, at):
     "Where some events stand; a clock that was set back does not turn a curve round"
@@ -128,7 +128,7 @@ def _told(m, texts):
     "A move in words"
     return f"#{m.id} {shorten(texts.get(m.id, ''), 60)}<br>{_word(m.what)}" + (f": {shorten(m.why, 60)}" if m.why else "") + f"<br>{dated(m.at)[:19]}"
 
-# %% ../../nbs/views/memory.ipynb #a08b1f88
+# %% ../../nbs/views/memory.ipynb #946392fa
 KINDS_OF_EVENT = ("told", "read", "dream", "used", "confirmed", "contradicted", "corrected", "promoted", "demoted", "recalled", "linked") # rows of a biography, from above
 
 def biography_figure(
@@ -147,7 +147,7 @@ def biography_figure(
     steps = dict(mode="lines+markers", showlegend=False, marker_size=4)
     return figure(*_marks(own, x, rows), go.Scatter(x=x, y=[e.uses for e in own], yaxis="y2", line=dict(color=hue("activation"), width=2, shape="hv"), hovertemplate=f"{say('uses')}: %{{y}}<extra></extra>", **steps),
         go.Scatter(x=x, y=p, yaxis="y3", line=dict(color=hue("memory"), width=2, shape="hv"), customdata=[[e.confirmations, e.contradictions] for e in own], hovertemplate="%{y:.0%} (+%{customdata[0]:g} −%{customdata[1]:g})<extra></extra>", **steps),
-        height=320 + 26 * len(rows), uirevision=f"life {item.id} {by}", margin_t=84, xaxis=across, **_rows(rows)).update_layout(title_text=_headline(item))
+        height=320 + 26 * len(rows), uirevision=f"life {item.id} {by}", margin_t=84, xaxis=across, **_rows(rows, max(e.uses for e in own))).update_layout(title_text=_headline(item))
 
 def _headline(item): return f"#{item.id} {shorten(item.text, 56)}" + (f" → {shorten(item.value, 24)}" if item.value else "") + (f" · {say('replaced')}: #{item.replaced_by}" if item.replaced_by else "")
 
@@ -160,11 +160,11 @@ def _marks(own, x, rows):
             text=[f"{_word(own[i].what)}" + (f": {shorten(own[i].note, 60)}" if own[i].note else "") + f"<br>{dated(own[i].at)[:19]}" for i in mine], hovertemplate="%{text}<extra></extra>"))
     return out
 
-def _rows(rows):
+def _rows(rows, uses):
     "A row for each kind of event, and two curves below"
     low = 190 / (190 + 26 * len(rows))
     return dict(yaxis=dict(domain=[low + .04, 1], tickvals=list(range(len(rows))), ticktext=[_word(o) for o in rows], range=[len(rows) - .5, -.5], zeroline=False),
-        yaxis2=dict(domain=[low * .56, low - .02], title_text=say("uses"), rangemode="tozero", nticks=4), yaxis3=dict(domain=[0, low * .44], title_text=say("confidence"), range=[-.05, 1.05], tickformat=".0%", nticks=3))
+        yaxis2=dict(domain=[low * .56, low - .02], title_text=say("uses"), range=[-.08 * max(uses, 1), 1.15 * max(uses, 1)], dtick=max(1, -(-uses // 4)), zeroline=False), yaxis3=dict(domain=[0, low * .44], title_text=say("confidence"), range=[-.05, 1.05], tickformat=".0%", nticks=3))
 
 # %% ../../nbs/views/memory.ipynb #ae0289ad
 class Follower:

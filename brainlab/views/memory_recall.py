@@ -192,7 +192,7 @@ def _lived(kind, told, per_day, ask_every, embedder, options):
                 for _ in range(options.get("uses", 3)): learner.ask(fact.questions[0])
         return examine(learner, known, kind)
 
-# %% ../../nbs/views/memory_recall.ipynb #56ae1970
+# %% ../../nbs/views/memory_recall.ipynb #5345e432
 def wilson(
     right: int,
     n: int,     # at least 1
@@ -231,15 +231,16 @@ def forgetting_figure(
     "Share of what was told that is still recalled, with its 95% interval"
     if not trials: return empty("Nothing was asked yet; run forgetting(facts) or examine(learner, told) first.", 360)
     curves = shares(trials, by, split, bins)
-    fig = figure(*(_curve(i, name, points, split, len(curves)) for i, (name, points) in enumerate(curves.items())), title=f"{say('what is still recalled')} · {len(trials):,}", height=360, uirevision="forgetting", margin_t=96,
+    reach = np.ptp([o[0] for points in curves.values() for o in points])
+    return figure(*(_curve(i, name, points, split, len(curves), reach) for i, (name, points) in enumerate(curves.items())), title=f"{say('what is still recalled')} · {say('question')}: {len(trials):,}", height=360, uirevision="forgetting", margin_t=96,
         xaxis=dict(title_text=say("age in days" if by == "age" else "told since then"), zeroline=False), yaxis=dict(title_text=say("share recalled"), range=[-.04, 1.04], tickformat=".0%", nticks=6, zeroline=False))
-    return fig
 
-def _curve(i, name, points, split, many):
+def _curve(i, name, points, split, many, reach):
     "One curve; curves that lie on each other are told apart by dash and shape"
     x, y, low, high, n, right = (np.array(o) for o in zip(*points))
     label = (say(KINDS[name][2]) if name in KINDS else safe(name)) if split == "kind" else tier_name(name)
     style = line(i) if split == "kind" else dict(color=tier_color(name), width=2)
     shape = ("circle", "diamond", "square", "x", "triangle-up")[i % 5] if split == "kind" else TIER_LOOK[name][1] if name else "x"
-    return go.Scatter(x=x, y=y, name=label, mode="lines+markers", line=style | dict(dash=("solid", "dash", "dot", "dashdot", "longdash")[i % 5]), marker=dict(size=9, symbol=shape), cliponaxis=False,
-        error_y=dict(type="data", symmetric=False, array=high - y, arrayminus=y - low, thickness=1, width=3), customdata=np.stack([right, n], 1), hovertemplate=f"{label}<br>%{{x:.3g}}: %{{y:.0%}} (%{{customdata[0]}}/%{{customdata[1]}})<extra></extra>")
+    beside = (i - (many - 1) / 2) * .012 * max(reach, 1e-9) # or the intervals would lie on each other
+    return go.Scatter(x=x + beside, y=y, name=label, mode="lines+markers", line=style | dict(dash=("solid", "dash", "dot", "dashdot", "longdash")[i % 5]), marker=dict(size=9, symbol=shape), cliponaxis=False,
+        error_y=dict(type="data", symmetric=False, array=high - y, arrayminus=y - low, thickness=1, width=3), customdata=np.stack([right, n, x], 1), hovertemplate=f"{label}<br>%{{customdata[2]:.3g}}: %{{y:.0%}} (%{{customdata[0]}}/%{{customdata[1]}})<extra></extra>")
