@@ -53,12 +53,12 @@ def tier_counts(
     change = {tier: np.array([(m.tier == tier) - (m.origin == tier and (tier != "")) for m in moved], int) for tier in (*TIER_LOOK, "")}
     return {tier: c.cumsum() for tier, c in change.items()}
 
-# %% ../../nbs/views/memory.ipynb #aff93034
+# %% ../../nbs/views/memory.ipynb #255a492a
 def dated(at: float) -> str: # unix seconds
     "Local date and time, as plotly reads it"
     return datetime.fromtimestamp(min(max(at, 0.), 2.5e11)).isoformat(" ", "milliseconds")
 
-_formats = [dict(dtickrange=[a, b], value=f) for a, b, f in ((None, 60_000, "%H:%M:%S\n%Y-%m-%d"), (60_000, 86_400_000, "%H:%M\n%Y-%m-%d"), (86_400_000, "M1", "%m-%d\n%Y"), ("M1", None, "%Y-%m"))]
+_formats = [dict(dtickrange=[a, b], value=f) for a, b, f in ((None, 1000, "%H:%M:%S.%L\n%Y-%m-%d"), (1000, 60_000, "%H:%M:%S\n%Y-%m-%d"), (60_000, 86_400_000, "%H:%M\n%Y-%m-%d"), (86_400_000, "M1", "%m-%d\n%Y"), ("M1", None, "%Y-%m"))]
 
 def _across(by, **more):
     "The horizontal axis"
@@ -128,8 +128,9 @@ def _told(m, texts):
     "A move in words"
     return f"#{m.id} {shorten(texts.get(m.id, ''), 60)}<br>{_word(m.what)}" + (f": {shorten(m.why, 60)}" if m.why else "") + f"<br>{dated(m.at)[:19]}"
 
-# %% ../../nbs/views/memory.ipynb #946392fa
+# %% ../../nbs/views/memory.ipynb #2d9d4be5
 KINDS_OF_EVENT = ("told", "read", "dream", "used", "confirmed", "contradicted", "corrected", "promoted", "demoted", "recalled", "linked") # rows of a biography, from above
+_tall = 500 # pixels, also of an empty one: a panel whose height changes on screen would lose its width
 
 def biography_figure(
     item,                # `Item`
@@ -140,14 +141,14 @@ def biography_figure(
     "What happened to a memory, how often it was used, and how probable it is"
     across = _across(by, anchor="y3")
     own = [e for o in events for e in ([o] if isinstance(o, Event) else [o[2]] if o[1] == item.id else [])]
-    if not own: return empty("This memory has no biography; it may have been forgotten.", 460)
+    if not own: return empty("This memory has no biography; it may have been forgotten.", _tall)
     x = _whens(own, by, range(len(own)))
     rows = [o for o in KINDS_OF_EVENT if any(e.what == o for e in own)] + sorted({e.what for e in own} - set(KINDS_OF_EVENT))
     p = [float(posterior([e.confirmations, e.contradictions], trust)[0]) for e in own]
     steps = dict(mode="lines+markers", showlegend=False, marker_size=4)
     return figure(*_marks(own, x, rows), go.Scatter(x=x, y=[e.uses for e in own], yaxis="y2", line=dict(color=hue("activation"), width=2, shape="hv"), hovertemplate=f"{say('uses')}: %{{y}}<extra></extra>", **steps),
         go.Scatter(x=x, y=p, yaxis="y3", line=dict(color=hue("memory"), width=2, shape="hv"), customdata=[[e.confirmations, e.contradictions] for e in own], hovertemplate="%{y:.0%} (+%{customdata[0]:g} −%{customdata[1]:g})<extra></extra>", **steps),
-        height=320 + 26 * len(rows), uirevision=f"life {item.id} {by}", margin_t=84, xaxis=across, **_rows(rows, max(e.uses for e in own))).update_layout(title_text=_headline(item))
+        height=_tall, uirevision=f"life {item.id} {by}", margin_t=84, xaxis=across, **_rows(rows, max(e.uses for e in own))).update_layout(title_text=_headline(item))
 
 def _headline(item): return f"#{item.id} {shorten(item.text, 56)}" + (f" → {shorten(item.value, 24)}" if item.value else "") + (f" · {say('replaced')}: #{item.replaced_by}" if item.replaced_by else "")
 
@@ -162,9 +163,8 @@ def _marks(own, x, rows):
 
 def _rows(rows, uses):
     "A row for each kind of event, and two curves below"
-    low = 190 / (190 + 26 * len(rows))
-    return dict(yaxis=dict(domain=[low + .04, 1], tickvals=list(range(len(rows))), ticktext=[_word(o) for o in rows], range=[len(rows) - .5, -.5], zeroline=False),
-        yaxis2=dict(domain=[low * .56, low - .02], title_text=say("uses"), range=[-.08 * max(uses, 1), 1.15 * max(uses, 1)], dtick=max(1, -(-uses // 4)), zeroline=False), yaxis3=dict(domain=[0, low * .44], title_text=say("confidence"), range=[-.05, 1.05], tickformat=".0%", nticks=3))
+    return dict(yaxis=dict(domain=[.46, 1], tickvals=list(range(len(rows))), ticktext=[_word(o) for o in rows], range=[len(rows) - .5, -.5], zeroline=False),
+        yaxis2=dict(domain=[.23, .4], title_text=say("uses"), range=[-.08 * max(uses, 1), 1.15 * max(uses, 1)], dtick=max(1, -(-uses // 4)), zeroline=False), yaxis3=dict(domain=[0, .17], title_text=say("confidence"), range=[-.05, 1.05], tickformat=".0%", nticks=3))
 
 # %% ../../nbs/views/memory.ipynb #ae0289ad
 class Follower:
@@ -217,7 +217,7 @@ class Follower:
         out = dict.fromkeys(id for _, id, _ in reversed(self.events[-20 * n:]) if id in self._there)
         return list(out)[:n]
 
-# %% ../../nbs/views/memory.ipynb #10c199cc
+# %% ../../nbs/views/memory.ipynb #c059d43c
 def minds(folder) -> dict: # name -> Path, newest first
     "Minds in a folder, or the folder itself if it is one"
     folder = Path(folder)
@@ -306,12 +306,12 @@ class MemoryView(View):
 
     def _figures(self) -> list:
         "Flow, life and question"
-        f, hint = self.follower, empty("Type a question to see which memories it finds.", 120)
-        if f is None: return [flow_figure([]), empty("No memory yet.", 120), hint]
+        f, hint = self.follower, empty("Type a question to see which memories it finds.", 440)
+        if f is None: return [flow_figure([]), empty("No memory yet.", _tall), hint]
         moved = [m.id for m in moves(f.events)[-1000:]]
         texts = {i: o.text for i, o in f.read(list(dict.fromkeys(moved))).items()}
         item = f.read([self.one.value]).get(self.one.value)
-        life = biography_figure(item, f.events, by=self.by.value) if item else empty("No memory yet.", 120)
+        life = biography_figure(item, f.events, by=self.by.value) if item else empty("No memory yet.", _tall)
         return [flow_figure(f.events, texts, self.by.value), life, retrieval_figure(self.found) if self.found else hint]
 
     def _draw(self, _):
