@@ -217,7 +217,7 @@ class Follower:
         out = dict.fromkeys(id for _, id, _ in reversed(self.events[-20 * n:]) if id in self._there)
         return list(out)[:n]
 
-# %% ../../nbs/views/memory.ipynb #c059d43c
+# %% ../../nbs/views/memory.ipynb #7ed271e7
 def minds(folder) -> dict: # name -> Path, newest first
     "Minds in a folder, or the folder itself if it is one"
     folder = Path(folder)
@@ -317,6 +317,11 @@ class MemoryView(View):
     def _draw(self, _):
         "Bring the figures up to date"
         self.show(self._figures())
+
+    def close(self):
+        "Stop the clocks, and the timer that waits to draw"
+        if throttle := getattr(self, "throttle", None): throttle.draw = lambda _: None; throttle.flush()
+        super().close()
 
     def sentence(self) -> str:
         "How much there is, and when something happened last"
