@@ -25,7 +25,7 @@ from ..core.errors import BrainlabError, Locked, UsageError, unknown
 from ..core.files import _sync, atomic_dir, locked, remove_leftovers
 from .database import adopt, clear_errors, compact, connect, read_meta, transaction
 from .items import TIERS, Item, check_id, check_item, check_name, check_number
-from .records import add_item, check_changes, check_file, copy_file, delete_item, link_items, read_biography, read_item, read_keys, read_links, read_page, update_item
+from .records import add_item, check_changes, check_file, copy_file, delete_item, link_items, read_biography, read_events, read_item, read_keys, read_links, read_page, update_item
 
 # %% ../../nbs/memory/store.ipynb #2ebb1813
 class Store:
@@ -331,6 +331,17 @@ def keys(self:Store,
 def biography(self:Store, id: int) -> list: # of `Event`
     "What happened to an item"
     with self._reading() as db: return read_biography(db, id)
+
+@patch
+def events(self:Store,
+    after: int = 0, # sequence number; what came behind it is read
+):                  # iterator of (sequence number, id of the item, `Event`)
+    "What happened to all items that are there, in order; whoever asks again from the last number on follows a memory that another process writes"
+    page = True
+    while page:
+        with self._reading() as db: page = read_events(db, after)
+        yield from page
+        after = page[-1][0] if page else after
 
 @patch
 def linked(self:Store, id: int) -> list: # of `Link`

@@ -234,6 +234,12 @@ _WORDS = {
     "settled": "안정 후", "with the text": "글과 함께", "in silence": "글 없이", "right after the damage": "손상 직후", "does a damaged pattern come back?": "손상된 패턴이 돌아오는가?",
     "share of active neurons damaged": "손상된 활성 뉴런의 비율", "nearest to its own text": "자기 글에 가장 가까움", "where it ends": "어디에서 끝나는가", "damage": "손상", "none": "없음",
     "information, bits": "정보량 (비트)", "neurons above chance": "뉴런이 우연보다 큼", "part of the text": "글의 부분", "beginning": "처음", "middle": "중간", "end": "끝",
+    "memory": "기억", "memories": "기억 수", "short-term memory": "단기 기억", "long-term memory": "장기 기억", "archive": "보관 기억", "forgotten": "잊은 기억", "gone": "사라짐",
+    "memories by tier": "단계별 기억", "moves": "이동", "time": "시간", "event": "사건", "life of a memory": "한 기억의 일생", "uses": "쓴 횟수", "probability that it is right": "옳을 확률",
+    "told": "들음", "read": "읽음", "dream": "꿈", "used": "쓰임", "confirmed": "확인됨", "contradicted": "반박됨", "promoted": "올라감", "demoted": "내려감", "recalled": "되살아남",
+    "corrected": "고쳐짐", "linked": "이어짐", "told again": "다시 들음", "mind": "사람", "question": "질문", "chosen": "고른 기억", "near": "가까운 기억", "replaced": "바뀐 기억", "not known": "모름",
+    "similarity": "유사도", "variance shown": "보이는 분산", "question and memories": "질문과 기억", "share recalled": "떠올린 비율", "age in days": "지난 날수", "told since then": "그 뒤에 들은 수",
+    "what is still recalled": "아직 떠올리는 것", "full memory": "전체 기억", "overheard": "지나가며 들음", "this conversation only": "이 대화만", "no memory": "기억 없음",
 }
 
 def say(
