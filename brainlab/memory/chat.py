@@ -96,7 +96,7 @@ def is_question(text: str) -> bool:
     bare = _quoted.sub("", text) or text
     return bool(_mark.search(bare)) or (_asks_ko(bare) if re.search(f"[{HANGUL}]", bare) else _asks_en(bare.strip()))
 
-# %% ../../nbs/memory/chat.ipynb #8909786c
+# %% ../../nbs/memory/chat.ipynb #93abd185
 _please_en = r"(?:(?:please|ok|okay|now)[,\s]+)*(?:(?:can|could|would|will)\s+you\s+(?:please\s+)?)?(?:please\s+)?"
 _correct = re.compile(r"""(?:
     (?:no|nope|nah)(?:\s*[,.!;:–-]+\s*(?:no\b\W*)?|\s+(?=(?:it|that|he|she|they|we|i|my|his|her|their|our|the|you|this)(?:'s|’s|'re|\b))|\s*$)
@@ -113,6 +113,8 @@ _forget_ko = re.compile(r"[\s,]*(?:(?:기억에서|다|그만|이제|좀|제발|
 _bare = re.compile(r"(?:잊어|지워|버려)$")
 _habit = re.compile(r"(?:자주|항상|늘|가끔|매일|맨날|매번|종종|잘|금방)\s*(?:잊어|지워)$|^(?:나는|난|내가|저는|제가|나도|(?!기억에)\S+[이가]|\S+[은는](?=\s\S+[을를]))\s.*(?:잊어|지워|잊어버려)$|(?:못|안)\s*(?:잊어|지워)\S*$")
 
+_long = 2000 # characters; of a longer text only its beginning and its end are looked at
+
 def _ended(text):
     "A text without the marks at its end"
     text = text.strip()
@@ -125,12 +127,13 @@ def understand(
     "What a text wants; a command wins, then forgetting, a question, a correction; everything else is told"
     text = unicodedata.normalize("NFC", text).strip()
     if found := command(text): return found[0]
+    if len(text) > _long: text = f"{text[:_long // 2]} {text[-_long // 2:]}"
     if _forget_en.match(text) and not re.match(rf"{_please_en}forget\s+to\b", text, re.I): return "forget"
     if _forget_ko.search(_ended(text)) and not _habit.search(_ended(text)) and not (_mark.search(text) and _bare.search(_ended(text))): return "forget"
     if (no := _correct.match(text)) and not is_question(text[no.end():] or text): return "correct"
     return "ask" if is_question(text) else "tell"
 
-# %% ../../nbs/memory/chat.ipynb #5f6c1094
+# %% ../../nbs/memory/chat.ipynb #806b38c6
 _about_en = re.compile(r"(?:(?:everything|all|anything|the\s+thing|the\s+fact|what\s+(?:i|we)\s+(?:said|told\s+you)|what\s+you\s+know)\s+)?(?:about\s+|(?<=fact\s)that\s+|that\s+(?=\w+\s+\w))?", re.I)
 _about_ko = re.compile(r"(?:에\s?(?:대해서?|관해서?|대한)(?:\s?(?:것|거|건|걸|모두|전부|아는\s?(?:것|거)))?[은는을를도]?|\s(?:얘기|이야기|말)[은는을를도]?|(?:는|던|한|은)\s(?:것|거|건|걸|사실)[은는을를도]?|[은는을를도])$")
 _that = re.compile(r"(?:it|that|this|them|the\s+last(?:\s+one)?)?|(?:그거|그건|그것|이거|이건|이것|그|방금|방금\s?말한|방금\s?한|아까\s?그)?(?:\s?(?:거|건|것|말|얘기|이야기))?", re.I)
@@ -144,6 +147,7 @@ def content(
     "What a text is about, without the words that say what to do with it"
     text = unicodedata.normalize("NFC", text).strip()
     if found := command(text): return "" if _that.fullmatch(found[1]) else found[1]
+    if len(text) > _long: return text
     if kind == "correct": text = text[_correct.match(text).end():].strip()
     if kind == "tell": text = text[m.end():] if (m := _remember.match(text)) else text
     if kind == "ask": text = " ".join(o for o in re.split(r"(?<=[.!?。？])\s+", text) if is_question(o)) or text
