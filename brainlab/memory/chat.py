@@ -15,8 +15,8 @@ from dataclasses import dataclass
 # %% ../../nbs/memory/chat.ipynb #1cba8a7e
 from fastcore.basics import patch
 
-# %% ../../nbs/memory/chat.ipynb #57ff6eca
-from ..core.errors import UsageError, unknown
+# %% ../../nbs/memory/chat.ipynb #3452ac03
+from ..core.errors import unknown
 from .learner import Answer, Learner, same
 from .recognition import rank
 from ..text.languages import HANGUL
@@ -162,7 +162,7 @@ def _what(text):
     text = _about_ko.sub("", text[m.end():] if (m := _about_en.match(text)) else text).strip()
     return "" if _that.fullmatch(text) else text
 
-# %% ../../nbs/memory/chat.ipynb #58031b03
+# %% ../../nbs/memory/chat.ipynb #85ce92f6
 _say = {k: dict(en=en, ko=ko) for k, en, ko in [
     ("answer", "{0} ({1:.0%} sure)", "{0} (확신 {1:.0%})"),
     ("noted", "Noted.", "기억했어요."),
@@ -215,7 +215,8 @@ def reply(self: Chat,
 ) -> str:
     "Do what a text wants, and say what came of it; raises `UsageError` for an unknown command and what cannot be stored"
     text = unicodedata.normalize("NFC", text).strip()
-    if re.search(r"\w", text): self.language = "ko" if re.search(f"[{HANGUL}]", text) else "en"
+    spoken = text.partition(" ")[2] if re.match("/[a-z]+", text, re.I) else text # English names of commands say nothing about the language
+    if re.search(r"[^\W\d_]", spoken): self.language = "ko" if re.search(f"[{HANGUL}]", spoken) else "en"
     kind = understand(text) if text else "empty"
     before, self._offer, self.offered = self.answer, self.offered, None
     said = self.say("empty") if kind == "empty" else getattr(self, f"_{kind}")(content(text, kind), text)
