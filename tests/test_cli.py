@@ -48,10 +48,10 @@ def checkpoint(tmp_path_factory):
 def test_no_arguments_prints_help(capsys):
     assert main([]) == 0
     out = capsys.readouterr().out
-    assert all(v in out for v in ("demo", "doctor", "generate", "lab", "run", "data", "bench", "docs"))
+    assert all(v in out for v in ("chat", "demo", "doctor", "generate", "lab", "run", "data", "bench", "docs"))
 
 
-@pytest.mark.parametrize("verb", ["demo", "doctor", "generate", "lab", "run", "data", "bench", "docs"])
+@pytest.mark.parametrize("verb", ["chat", "demo", "doctor", "generate", "lab", "run", "data", "bench", "docs"])
 def test_every_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as e: main([verb, "--help"])
     assert e.value.code == 0 and "usage: brainlab " + verb in capsys.readouterr().out
