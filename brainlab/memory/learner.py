@@ -83,7 +83,7 @@ class Learner:
         self.memory.close()
         if self._held: self._held.cleanup()
 
-# %% ../../nbs/memory/learner.ipynb #231ff248
+# %% ../../nbs/memory/learner.ipynb #b245ed22
 @patch
 def _place(self: Learner, item):
     "Put a stored memory back into its tier"
@@ -99,7 +99,7 @@ def _note(self: Learner, item):
     "Take the words and the vote of a memory into account"
     self.lexicon.add([_all(item)])
     if item.replaced_by is not None: self.older.setdefault(item.replaced_by, []).append(item.id)
-    else: self.votes.setdefault(same(item.text), {})[item.answer] = [item.id, item.confirmations]
+    else: self.votes.setdefault(same(item.text), {})[same(item.answer)] = [item.id, item.confirmations]
     self._trust = None
 
 @patch(as_prop=True)
@@ -126,12 +126,12 @@ def _drop(self: Learner, ids):
         self.tiers.forget(item.id)
         self.lexicon.remove([_all(item)])
         answers = self.votes.get(same(item.text), {})
-        if answers.get(item.answer, [None])[0] == item.id: del answers[item.answer]
+        if answers.get(same(item.answer), [None])[0] == item.id: del answers[same(item.answer)]
         if not answers: self.votes.pop(same(item.text), None)
         self.older.pop(item.id, None)
     return self.memory.forget(ids)
 
-# %% ../../nbs/memory/learner.ipynb #8b454f9e
+# %% ../../nbs/memory/learner.ipynb #d56b1798
 @patch
 def tell(self: Learner,
     text: str,           # a statement; or a question, with its answer
@@ -143,9 +143,9 @@ def tell(self: Learner,
     self._may_learn()
     text, answer = _clean(text, "What is told"), _clean(answer, "The answer", empty=True)
     rivals = self.votes.get(same(text), {})
-    if (answer or text) in rivals: return self._confirm(rivals[answer or text][0])
+    if (again := rivals.get(same(answer or text))): return self._confirm(again[0])
     id = self._store(Item(text, answer, language=_language(text), at=at, source=source, contradictions=sum(n for _, n in rivals.values())))
-    for other, _ in [o for a, o in rivals.items() if o[0] != id]: self.memory.update(other, "contradicted", f"also told: {answer or text}"[:500], contradictions=lambda n: n + 1)
+    for other, _ in [o for o in rivals.values() if o[0] != id]: self.memory.update(other, "contradicted", f"also told: {answer or text}"[:500], contradictions=lambda n: n + 1)
     return id
 
 @patch
@@ -161,7 +161,7 @@ def _store(self: Learner, item):
 def _confirm(self: Learner, id):
     "A memory was told again"
     item = self.memory.update(id, "confirmed", confirmations=lambda n: n + 1)
-    self.votes[same(item.text)][item.answer][1] = item.confirmations
+    self.votes[same(item.text)][same(item.answer)][1] = item.confirmations
     self._trust = None
     return id
 
