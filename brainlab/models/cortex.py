@@ -340,7 +340,7 @@ def after_step(self: CortexGPT):
 def remember(self: CortexGPT,
     tokens: torch.Tensor, # [b t]
 ) -> torch.Tensor:        # unit vectors [b m ltm_dim]
-    "What each span of a text would be remembered by; `Memories.of` makes memories of such rows"
+    "What each span of a text would be remembered by; `Memories` makes memories of such rows"
     if self.reader is None: raise UsageError("This model was built without long_term_memory; take the hidden states of a layer with HiddenEmbedder.")
     was, last = self.training, self.last_call
     try:
