@@ -6,8 +6,8 @@ import sys
 
 
 def modules(folder) -> dict:
-    "Every exported file and its text"
-    return {p.relative_to(folder).as_posix(): p.read_text(encoding="utf-8") for p in folder.rglob("*.py")}
+    "Every exported file and its text; nbdev's index is not kept in git"
+    return {p.relative_to(folder).as_posix(): p.read_text(encoding="utf-8") for p in folder.rglob("*.py") if p.name != "_modidx.py"}
 
 
 def export(root, tmp_path):

@@ -128,10 +128,11 @@ def process(
     "Turn every notebook into the page Quarto would render"
     for name in ("nbs", "brainlab"): shutil.copytree(root/name, target/name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     for name in ("pyproject.toml", "README.md", "settings.ini", "_quarto.yml"): shutil.copy(root/name, target/name)
-    env = os.environ | dict(PYTHONPATH=str(target), OMP_NUM_THREADS="1", PLOTLY_RENDERER="plotly_mimetype", IN_TEST="1")
-    code = "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2, force=True)"
-    r = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=target, env=env, capture_output=True, text=True, timeout=timeout)
-    if r.returncode: raise BrainlabError(f"nbdev could not process the pages: {_reason(r.stderr or r.stdout)}")
+    env = os.environ | dict(PYTHONPATH=str(target), OMP_NUM_THREADS="1", PLOTLY_RENDERER="plotly_mimetype")
+    index, pages = "from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()", "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2, force=True)"
+    for code, more in ((index, {}), (pages, dict(IN_TEST="1"))): # links to names need nbdev's index, which is not kept in git
+        r = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=target, env=env | more, capture_output=True, text=True, timeout=timeout)
+        if r.returncode: raise BrainlabError(f"nbdev could not process the pages: {_reason(r.stderr or r.stdout)}")
     return target/"_proc"
 
 def _reason(said):
